@@ -1,0 +1,148 @@
+"""Save, find and load checkpoints. A checkpoint is NAME.ckpt and its facts, NAME.json; both appear whole or not at all.
+
+The facts hold the sha256 of the weights, the step, the settings, the versions and the input contract. Which network a
+checkpoint holds is read from its weights, never from a file name.
+"""
+import json
+import os
+import platform
+import re
+from importlib import metadata
+
+import mindspore as ms
+
+from src.lightcnn import NETWORKS, embedding_network
+from src.lists import file_sha256, write_text
+
+_PACKAGES = ('mindspore', 'numpy', 'opencv-python', 'opencv-python-headless')
+_NUMBERED = re.compile(r'lightcnn-\d+_\d+\.ckpt$')
+PREFIX = 'embedding.'
+
+
+def facts_file(ckpt_file):
+    """Return the name of a checkpoint's facts file."""
+    return os.path.splitext(ckpt_file)[0] + '.json'
+
+
+def save(ckpt_file, parameters, facts):
+    """Write `parameters` (name -> Parameter) and `facts`, with the weights' sha256, to ckpt_file and its facts file."""
+    temporary = os.path.join(os.path.dirname(ckpt_file) or '.', f".{os.getpid()}-{os.path.basename(ckpt_file)}")
+    try:
+        ms.save_checkpoint([{'name': name, 'data': p} for name, p in parameters.items()], temporary)
+        with open(temporary, 'rb+') as written:
+            os.fsync(written.fileno())
+        facts = {**facts, 'sha256': file_sha256(temporary)}
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, ckpt_file)
+    finally:
+        if os.path.exists(temporary):
+            os.remove(temporary)
+    write_text(facts_file(ckpt_file), json.dumps(facts, indent=1) + '\n')
+
+
+def remove_old(ckpt_dir, keep):
+    """Delete all but the newest `keep` numbered checkpoints of a folder, facts first."""
+    for ckpt in _by_step(ckpt_dir)[:-keep]:
+        for file in (facts_file(ckpt), ckpt):
+            if os.path.exists(file):
+                os.remove(file)
+
+
+def _by_step(ckpt_dir):
+    """Return the numbered checkpoints of a folder, oldest first."""
+    names = [name for name in os.listdir(ckpt_dir) if _NUMBERED.match(name)]
+    return [os.path.join(ckpt_dir, n) for n in sorted(names, key=lambda n: [int(x) for x in re.findall(r'\d+', n)])]
+
+
+def read_facts(ckpt_file):
+    """Return the facts of a checkpoint after checking the weights' sha256, or None where it has no facts file."""
+    try:
+        with open(facts_file(ckpt_file), encoding='utf-8') as text:
+            facts = json.load(text)
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise ValueError(f"{facts_file(ckpt_file)}: not readable as JSON ({error})") from None
+    if not isinstance(facts, dict) or facts.get('sha256') != file_sha256(ckpt_file):
+        raise ValueError(f"{ckpt_file}: does not match the sha256 in {facts_file(ckpt_file)}; the file is damaged "
+                         "or the two do not belong together")
+    return facts
+
+
+def newest(path):
+    """Return the checkpoint file that `path` means: a file itself, of a folder the newest valid one.
+
+    Raises FileNotFoundError if there is none; a damaged newer one is named and passed over.
+    """
+    if os.path.isfile(path):
+        return path
+    if not os.path.isdir(path):
+        raise FileNotFoundError(f"{path}: no such checkpoint file or folder")
+    numbered = _by_step(path)
+    others = [os.path.join(path, n) for n in os.listdir(path) if n.endswith('.ckpt') and not n.startswith('.')]
+    others = sorted(set(others) - set(numbered), key=os.path.getmtime)
+    for ckpt in reversed(others + numbered):
+        try:
+            if read_facts(ckpt) is not None or ckpt in others:
+                return ckpt
+            print(f"{ckpt}: has no facts file, so it was not finished; passed over")
+        except ValueError as error:
+            print(f"{error}; passed over")
+    raise FileNotFoundError(f"{path}: holds no valid .ckpt file")
+
+
+def load_parameters(ckpt_file):
+    """Return {name: Parameter} of a MindSpore checkpoint; ValueError where the file is none."""
+    if not os.path.isfile(ckpt_file):
+        raise FileNotFoundError(f"{ckpt_file}: no such checkpoint file")
+    try:
+        parameters = ms.load_checkpoint(ckpt_file)
+    except Exception as error:           # MindSpore raises several kinds for a broken file
+        reason = ' '.join(str(error).split('\n')[0].split())
+        raise ValueError(f"{ckpt_file}: not a readable MindSpore checkpoint ({reason[:160]})") from None
+    return parameters
+
+
+def load_embedding(ckpt_file, network_type=None):
+    """Return (embedding network with its weights, network_type, image_size) of any training checkpoint.
+
+    The number of classes is not needed. Raises ValueError if the checkpoint holds another network than
+    `network_type` (None: any LightCNN).
+    """
+    read_facts(ckpt_file)
+    parameters = load_parameters(ckpt_file)
+    weights = {name[len(PREFIX):]: p for name, p in parameters.items() if name.startswith(PREFIX)}
+    found, image_size = identify({name: p.shape for name, p in weights.items()})
+    if found is None:
+        raise ValueError(f"{ckpt_file}: holds {len(parameters)} parameters such as {', '.join(list(parameters)[:3])}; "
+                         f"they are not those of {', '.join(NETWORKS)}")
+    if network_type and network_type != found:
+        raise ValueError(f"{ckpt_file}: holds a {found}, not the {network_type} that was asked for")
+    network = embedding_network(found, image_size)
+    ms.load_param_into_net(network, weights, strict_load=True)
+    network.set_train(False)
+    return network, found, image_size
+
+
+def identify(shapes):
+    """Return (network_type, image_size) of an embedding network's {name: shape}, or (None, None)."""
+    fc = shapes.get('fc.layer.weight', shapes.get('fc.weight'))
+    if fc is None or len(fc) != 2:
+        return None, None
+    image_size = 16 * round((fc[1] / 128) ** 0.5)
+    for network_type in NETWORKS if image_size else ():
+        network = embedding_network(network_type, image_size)
+        if {p.name: p.shape for p in network.get_parameters()} == shapes:
+            return network_type, image_size
+    return None, None
+
+
+def versions():
+    """Return the versions that a result depends on."""
+    found = {'python': platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found

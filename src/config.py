@@ -1,0 +1,186 @@
+"""Settings of a run: `lightcnn_cfg` and the recipes built on it.
+
+    cfg = get_config("lightcnn9_celebrities", ["lr=0.02", "epochs=5"], dataset_path="/data/faces")
+
+A recipe is a function that returns an edict; a variant calls another recipe and shows only what differs.
+An unknown key, a value of the wrong type or out of range is a ValueError that lists what is allowed.
+"""
+import copy
+import os
+from pathlib import Path
+
+from easydict import EasyDict as edict
+
+PROJECT_DIR = Path(__file__).resolve().parent.parent
+
+lightcnn_cfg = edict({
+    # network: LightCNN_9Layers, LightCNN_29Layers or LightCNN_29Layers_v2
+    'network_type': 'LightCNN_9Layers',
+    'num_classes': 79077,
+    'dropout': 0.5,                  # on the embedding, while training
+    'init': 'xavier',                # initial weights; 'centred': zero-mean filters that keep the signal's power
+    # optimisation, as published by the network's authors
+    'epochs': 80,
+    'batch_size': 128,               # per device
+    'lr': 0.01,
+    'lr_schedule': 'step',           # 'step': x lr_decay every lr_decay_epochs; 'cosine': to 0 at the last step
+    'lr_decay': 0.457305051927326,
+    'lr_decay_epochs': 10,
+    'warmup_steps': 0,
+    'clip_norm': 0.0,                # largest length of the whole gradient; 0: not clipped
+    'momentum': 0.9,
+    'weight_decay': 1e-4,
+    'bias_lr_mult': 2.0,             # biases of the embedding network
+    'bias_weight_decay': 0.0,
+    'fc2_weight_lr_mult': 10.0,      # the classifier's weight
+    'fc2_weight_decay': 1e-4,
+    'fc2_bias_lr_mult': 20.0,        # and its bias
+    'fc2_bias_weight_decay': 0.0,
+    'loss': 'softmax',               # 'cosface': softmax over scaled cosines with a margin (arXiv:1801.09414)
+    'cosface_scale': 24.0,
+    'cosface_margin': 0.1,
+    'seed': 1,
+    # pictures: resized to resize_size, a random crop of image_size is trained on
+    'image_size': 128,
+    'resize_size': 144,
+    'augment': 'crop_flip',          # 'strong': turn, scale, light, blur and an erased patch as well
+    'max_bad_images': 0.01,          # share of unreadable training images above which a run does not start
+    'cache_images_mb': 1024,         # training sets up to this size stay in memory
+    'num_workers': 2,                # threads that prepare batches
+    # checkpoints and log
+    'save_checkpoint_steps': 60000,
+    'keep_checkpoint_max': 40,
+    'log_steps': 100,
+    'sink_size': 1,                  # steps per dataset sink on Ascend and GPU; 1: no sink
+    # files; a relative path is looked for under --dataset_path
+    'data_path': 'train',
+    'train_list': 'train_list.txt',
+    'root_path': 'lfw/image',
+    'lfw_img_list': 'image_list_for_lfw.txt',
+    'lfw_pairs_mat_path': 'mat_files/lfw_pairs.mat',
+    'blufr_img_list': 'image_list_for_blufr.txt',
+    'blufr_config_mat_path': 'mat_files/blufr_lfw_config.mat',
+})
+
+CHOICES = {
+    'network_type': ('LightCNN_9Layers', 'LightCNN_29Layers', 'LightCNN_29Layers_v2'),
+    'init': ('xavier', 'centred'),
+    'lr_schedule': ('step', 'cosine'),
+    'loss': ('softmax', 'cosface'),
+    'augment': ('crop_flip', 'strong'),
+}
+# key: (lowest, highest); every other number is 0 or more
+RANGES = {
+    'num_classes': (2, 10**8), 'epochs': (1, 10**6), 'batch_size': (1, 10**6), 'image_size': (16, 1024),
+    'resize_size': (16, 1152), 'save_checkpoint_steps': (1, 10**9), 'keep_checkpoint_max': (1, 10**6),
+    'log_steps': (1, 10**9), 'sink_size': (1, 10**6), 'num_workers': (1, 1024), 'lr_decay_epochs': (1, 10**6),
+    'dropout': (0.0, 0.99), 'momentum': (0.0, 0.999999), 'lr_decay': (0.0, 1.0), 'max_bad_images': (0.0, 1.0),
+    'cosface_scale': (1.0, 1000.0), 'seed': (0, 2**31 - 1),
+}
+PATH_KEYS = ('data_path', 'train_list', 'root_path', 'lfw_img_list', 'lfw_pairs_mat_path', 'blufr_img_list',
+             'blufr_config_mat_path')
+
+
+def lightcnn9_ms1m():
+    """LightCNN-9 on the cleaned MS-Celeb-1M list, exactly as its authors trained it."""
+    return copy.deepcopy(lightcnn_cfg)
+
+
+def lightcnn9_celebrities():
+    """LightCNN-9 for a few hundred people on two CPU cores: small faces, strong augmentation, a cosine softmax."""
+    cfg = lightcnn9_ms1m()
+    cfg.num_classes = 293
+    cfg.image_size, cfg.resize_size = 64, 72
+    cfg.init = 'centred'
+    cfg.loss = 'cosface'
+    cfg.augment = 'strong'
+    cfg.batch_size = 32
+    cfg.lr, cfg.lr_schedule, cfg.warmup_steps = 0.02, 'cosine', 200
+    cfg.fc2_weight_lr_mult = 1.0
+    cfg.epochs = 60
+    cfg.save_checkpoint_steps = 500
+    cfg.keep_checkpoint_max = 3
+    cfg.log_steps = 50
+    return cfg
+
+
+def quickstart():
+    """The celebrities recipe on faces drawn from numbers, small enough for a few minutes on two CPU cores."""
+    cfg = lightcnn9_celebrities()
+    cfg.num_classes = 100
+    cfg.image_size, cfg.resize_size = 48, 54
+    cfg.epochs = 20
+    cfg.warmup_steps = 50
+    cfg.save_checkpoint_steps = 100
+    cfg.log_steps = 20
+    return cfg
+
+
+RECIPES = {f.__name__: f for f in (lightcnn9_ms1m, lightcnn9_celebrities, quickstart)}
+
+
+def get_config(recipe='lightcnn9_ms1m', settings=(), dataset_path=None):
+    """Return the checked settings of `recipe` after the `key=value` strings in `settings`.
+
+    Relative paths are joined to `dataset_path`; a protocol file or list that is not there is taken from the
+    project's own folder where it has one. Raises ValueError for anything that is not allowed.
+    """
+    if recipe not in RECIPES:
+        raise ValueError(f"unknown recipe '{recipe}'; recipes: {', '.join(RECIPES)}")
+    cfg = RECIPES[recipe]()
+    for setting in settings:
+        key, separator, text = setting.partition('=')
+        if not separator:
+            raise ValueError(f"--set takes key=value, got '{setting}'")
+        if key not in cfg:
+            raise ValueError(f"unknown setting '{key}'; settings: {', '.join(sorted(cfg))}")
+        cfg[key] = _parse(key, text)
+    check_config(cfg)
+    for key in PATH_KEYS:
+        cfg[key] = _locate(key, cfg[key], dataset_path)
+    return cfg
+
+
+def check_config(cfg):
+    """Raise ValueError if `cfg` has an unknown or missing key, a wrong type, or a value out of range."""
+    unknown, missing = sorted(set(cfg) - set(lightcnn_cfg)), sorted(set(lightcnn_cfg) - set(cfg))
+    if unknown:
+        raise ValueError(f"unknown setting '{unknown[0]}'; settings: {', '.join(sorted(lightcnn_cfg))}")
+    if missing:
+        raise ValueError(f"setting '{missing[0]}' is missing")
+    for key, default in lightcnn_cfg.items():
+        _check_value(key, cfg[key], type(default))
+    if cfg.resize_size < cfg.image_size:
+        raise ValueError(f"resize_size={cfg.resize_size} is smaller than the crop image_size={cfg.image_size}")
+    if cfg.image_size % 16:
+        raise ValueError(f"image_size={cfg.image_size} cannot be halved four times; use a multiple of 16")
+
+
+def _parse(key, text):
+    kind = type(lightcnn_cfg[key])
+    try:
+        return kind(text)
+    except ValueError:
+        raise ValueError(f"{key}='{text}' is not {'an integer' if kind is int else 'a number'}") from None
+
+
+def _check_value(key, value, kind):
+    if isinstance(value, bool) or not isinstance(value, (int, float) if kind is float else kind):
+        raise ValueError(f"{key}={value!r} should be of type {kind.__name__}")
+    if key in CHOICES and value not in CHOICES[key]:
+        raise ValueError(f"{key}='{value}' is not one of {', '.join(CHOICES[key])}")
+    if kind is not str:
+        low, high = RANGES.get(key, (0, float('inf')))
+        if not low <= value <= high or value == float('inf'):
+            raise ValueError(f"{key}={value} is out of range; allowed: {low} to {high}")
+
+
+def _locate(key, path, dataset_path):
+    """Join `path` to the data set's folder, or to the project's where only that one has the file."""
+    if os.path.isabs(path):
+        return path
+    joined = os.path.join(dataset_path, path) if dataset_path else path
+    own = PROJECT_DIR / path
+    if key not in ('data_path', 'train_list', 'root_path') and not os.path.exists(joined) and own.exists():
+        return str(own)
+    return joined

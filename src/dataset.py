@@ -1,0 +1,200 @@
+"""Training batches by step number: the same (seed, step) gives the same batch, whatever ran before.
+
+    faces = FaceFolder(cfg)
+    images, labels, mask = TrainingBatches(faces, cfg)[step]     # (b, 1, S, S) float32, (b,) int32, (b, 256) float32
+
+One epoch is one permutation of all images, drawn from (seed, epoch). Crop, flip and dropout of step k come from
+(seed, k) for the whole global batch, of which a rank takes its rows: N ranks of batch b see what one of batch N*b does.
+"""
+import hashlib
+import json
+import os
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+
+import cv2
+import numpy as np
+from tqdm import tqdm
+
+from src.images import find_image, read_grey, resize, to_input
+from src.lists import check_train_labels, read_image_list, write_text
+
+EMBEDDING_SIZE = 256
+_EPOCH, _STEP = 1, 2             # what a random stream is for; 0 draws the initial weights
+
+
+class FaceFolder:
+    """The images of a training list, resized once to (R, R) uint8 and kept in memory while they fit."""
+
+    def __init__(self, cfg):
+        self.root, self.list_file, self.side = cfg.data_path, cfg.train_list, cfg.resize_size
+        if not os.path.isdir(self.root):
+            raise FileNotFoundError(f"{self.root}: no such folder of training images (data_path)")
+        names, labels = read_image_list(self.list_file)
+        check_train_labels(labels, cfg.num_classes, self.list_file)
+        self.names, self.labels = names, labels.astype(np.int32)
+        self.cache = None
+        if len(names) * self.side ** 2 <= cfg.cache_images_mb * 2 ** 20:
+            self.cache = np.empty((len(names), self.side, self.side), np.uint8)
+            self.cached = np.zeros(len(names), bool)
+
+    def __len__(self):
+        return len(self.names)
+
+    def drop(self, rows):
+        """Leave out the images in `rows`."""
+        kept = np.ones(len(self.names), bool)
+        kept[rows] = False
+        self.names = [name for name, keep in zip(self.names, kept) if keep]
+        self.labels = self.labels[kept]
+        if self.cache is not None:
+            self.cache, self.cached = self.cache[:len(self.names)], np.zeros(len(self.names), bool)
+
+    def load(self, row):
+        """Read image `row` as (R, R) uint8. Raises FileNotFoundError or ValueError."""
+        path = find_image(self.root, self.names[row])
+        if path is None:
+            raise FileNotFoundError(f"{os.path.join(self.root, self.names[row])}: no such image")
+        return resize(read_grey(path), self.side)
+
+    def read(self, rows):
+        """Return the images in `rows` as (n, R, R) uint8."""
+        if self.cache is None:
+            return np.stack([self.load(row) for row in rows])
+        for row in rows:
+            if not self.cached[row]:
+                self.cache[row] = self.load(row)
+                self.cached[row] = True
+        return self.cache[rows]
+
+
+def check_images(faces, num_workers, out_dir, max_bad, is_writer=True):
+    """Drop the unreadable images of `faces` and return their number; names and reasons go to bad_images.txt.
+
+    Every image is decoded once; the verdict is kept in `out_dir`, so that the next start (or the next rank) reads it.
+    Raises ValueError if more than the share `max_bad` is unreadable.
+    """
+    key = hashlib.sha256('\n'.join([os.path.abspath(faces.root), *faces.names]).encode(errors='surrogateescape'))
+    verdict_file = os.path.join(out_dir, f"image_check_{key.hexdigest()[:16]}.json")
+    bad = _read_verdict(verdict_file, len(faces))
+    if bad is None:
+        bad = _decode_all(faces, num_workers)
+        if is_writer:
+            write_text(os.path.join(out_dir, 'bad_images.txt'), ''.join(f"{reason}\n" for _, reason in bad))
+            if len(bad) <= max_bad * len(faces):
+                write_text(verdict_file, json.dumps({'num_images': len(faces), 'bad': bad}))
+    if len(bad) > max_bad * len(faces):
+        raise ValueError(f"{len(bad)} of {len(faces)} training images cannot be read, more than max_bad_images="
+                         f"{max_bad:g} allows; {os.path.join(out_dir, 'bad_images.txt')} names them, the first: "
+                         f"{bad[0][1]}")
+    faces.drop([row for row, _ in bad])
+    return len(bad)
+
+
+def _read_verdict(file, num_images):
+    try:
+        with open(file, encoding='utf-8') as text:
+            verdict = json.load(text)
+        bad = [(int(row), str(reason)) for row, reason in verdict['bad']]
+        return bad if verdict['num_images'] == num_images and all(0 <= r < num_images for r, _ in bad) else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None                                                         # not checked yet
+
+
+def _decode_all(faces, num_workers):
+    def problem(row):
+        try:
+            faces.read(np.array([row]))
+        except (OSError, ValueError) as error:
+            return row, ' '.join(str(error).split())
+        return None
+
+    with ThreadPoolExecutor(num_workers) as pool:
+        found = pool.map(problem, range(len(faces)))
+        return [bad for bad in tqdm(found, 'checking images', len(faces), disable=None, leave=False) if bad]
+
+
+class TrainingBatches:
+    """Random access to batches by global step, counted from 0 over all epochs."""
+
+    def __init__(self, faces, cfg, rank=0, rank_size=1):
+        self.faces, self.cfg, self.rank = faces, cfg, rank
+        self.global_batch = cfg.batch_size * rank_size
+        self.steps_per_epoch = len(faces) // self.global_batch     # the rest of an epoch's permutation is left out
+        if not self.steps_per_epoch:
+            raise ValueError(f"{faces.list_file}: {len(faces)} images do not fill one global batch of "
+                             f"{self.global_batch}; lower batch_size")
+        self.permutation = lru_cache(2)(self._permutation)
+
+    def __len__(self):
+        return self.steps_per_epoch * self.cfg.epochs
+
+    def _permutation(self, epoch):
+        return np.random.default_rng([self.cfg.seed, _EPOCH, epoch]).permutation(len(self.faces))
+
+    def __getitem__(self, step):
+        cfg = self.cfg
+        epoch, place = divmod(int(step), self.steps_per_epoch)
+        mine = slice(self.rank * cfg.batch_size, (self.rank + 1) * cfg.batch_size)
+        rows = self.permutation(epoch)[place * self.global_batch:][:self.global_batch][mine]
+        rng = np.random.default_rng([cfg.seed, _STEP, int(step)])
+        faces = AUGMENTS[cfg.augment](self.faces.read(rows), cfg.image_size, rng, self.global_batch, mine)
+        kept = rng.random((self.global_batch, EMBEDDING_SIZE), np.float32)[mine] >= cfg.dropout
+        mask = kept.astype(np.float32) / np.float32(1 - cfg.dropout)
+        return to_input(faces), self.faces.labels[rows], mask
+
+
+def crop_flip(faces, size, rng, global_batch, mine):
+    """(n, R, R) -> (n, size, size): a crop anywhere, mirrored or not."""
+    slack = faces.shape[1] - size + 1
+    top, left = rng.integers(0, slack, (2, global_batch))[:, mine]
+    mirrored = rng.random(global_batch)[mine] < 0.5
+    out = np.empty((len(faces), size, size), np.uint8)
+    for i, face in enumerate(faces):
+        crop = face[top[i]:top[i] + size, left[i]:left[i] + size]
+        out[i] = crop[:, ::-1] if mirrored[i] else crop
+    return out
+
+
+def strong(faces, size, rng, global_batch, mine):
+    """(n, R, R) -> (n, size, size): crop and flip, and turn, scale, contrast, light, blur and an erased patch."""
+    normal = rng.standard_normal((global_batch, 4))[mine]
+    uniform = rng.random((global_batch, 9))[mine]
+    return np.stack([_strong_one(*args, size) for args in zip(faces, normal, uniform)])
+
+
+def _strong_one(face, normal, uniform, size):
+    side = face.shape[0]
+    slack = (side - size) / 2
+    matrix = cv2.getRotationMatrix2D((side / 2, side / 2), 8 * normal[0], np.exp(0.08 * normal[1]))
+    matrix[:, 2] += (2 * uniform[:2] - 1) * 1.5 * slack - slack
+    if uniform[2] < 0.5:
+        matrix[0] = (0, 0, size - 1) - matrix[0]                            # mirror the output
+    out = cv2.warpAffine(face, matrix, (size, size), borderMode=cv2.BORDER_REPLICATE).astype(np.float32)
+    out = (out - 127.5) * np.float32(np.exp(0.3 * normal[2])) + np.float32(127.5 + 38 * normal[3])
+    if uniform[3] < 0.3:
+        out = cv2.GaussianBlur(out, (0, 0), (0.3 + 0.9 * uniform[4]) * size / 64)
+    if uniform[5] < 0.5:
+        height, width = (size * (1 / 8 + 3 / 8 * uniform[6:8])).astype(int)
+        top, left = int(uniform[4] * (size - height)), int(uniform[8] * (size - width))
+        out[top:top + height, left:left + width] = 255 * (uniform[5] * 2)
+    return np.clip(out, 0, 255).astype(np.uint8)
+
+
+AUGMENTS = {'crop_flip': crop_flip, 'strong': strong}
+
+
+def prefetch(get, items, num_workers):
+    """Yield get(item) for each of `items` in order, computed ahead by `num_workers` threads."""
+    items, waiting = iter(items), deque()
+    pool = ThreadPoolExecutor(num_workers)
+    try:
+        for item in items:
+            waiting.append(pool.submit(get, item))
+            if len(waiting) > 2 * num_workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)

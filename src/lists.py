@@ -1,0 +1,208 @@
+"""Image lists and the LFW and BLUFR protocol files -> arrays. Every file is checked before it is believed.
+
+A list has one "path label" a line; names with spaces, a third column, blank lines and CRLF are understood. Rows that
+the protocol files count from 1 are returned counted from 0.
+"""
+import hashlib
+import os
+import re
+from typing import NamedTuple
+
+import numpy as np
+from scipy.io import loadmat, whosmat
+
+# the path ends with its extension, whatever blanks it holds; without one it ends before the last blank
+_WITH_EXTENSION = re.compile(r'(.*\.(?:jpe?g|png|bmp))\s+(-?\d+)(?:\s.*)?$', re.IGNORECASE)
+_PLAIN = re.compile(r'(.*\S)\s+(-?\d+)$')
+MAX_MAT_BYTES = 200 * 2**20
+
+# LFW's errata page: these pictures show another person than their file name says
+LFW_ERRATA = {
+    'Recep_Tayyip_Erdogan_0004': 'Abdullah_Gul', 'Anja_Paerson_0001': 'Janica_Kostelic',
+    'Janica_Kostelic_0001': 'Anja_Paerson', 'Bart_Hendricks_0001': 'Ricky_Ray', 'Carlos_Beltran_0001': 'Raul_Ibanez',
+    'Emmy_Rossum_0001': 'Eva_Amurri', 'Michael_Schumacher_0008': 'Rubens_Barrichello',
+    'Mahmoud_Abbas_0012': 'Hamad_Bin_Isa_al-Khalifa', 'John_Gruden_0001': 'Jon_Gruden',
+}
+
+
+class Blufr(NamedTuple):
+    """The BLUFR protocol: names and labels (N,) and, per trial, 0-based rows as int64 arrays."""
+
+    names: list
+    labels: np.ndarray
+    trials: list                 # of dicts: test, gallery, probe
+
+
+def read_image_list(file):
+    """Return (names, labels int64 (N,)) of a "path label" list; ValueError names the first line that is wrong."""
+    names, labels = [], []
+    with open(file, encoding='utf-8', errors='surrogateescape', newline=None) as lines:
+        for number, line in enumerate(lines, 1):
+            line = line.strip()
+            if not line:
+                continue
+            name, label = _split_line(line, file, number)
+            names.append(name)
+            labels.append(label)
+    if not names:
+        raise ValueError(f"{file}: no image is listed; expected lines of 'path label'")
+    return names, np.array(labels, np.int64)
+
+
+def _split_line(line, file, number):
+    # nearly every line is "path label": the cheap way first
+    name, _, text = line.rpartition(' ')
+    if not (text.isdigit() and name[-4:].lower() in ('.jpg', '.bmp', '.png')):
+        match = _WITH_EXTENSION.match(line) or _PLAIN.match(line)
+        if not match:
+            raise ValueError(f"{file}, line {number}: expected 'path label', found '{line[:80]}'")
+        name, text = match.group(1), match.group(2)
+    if name[0] in '/\\' or '..' in name and '..' in re.split(r'[/\\]', name) or name[1:2] == ':':
+        raise ValueError(f"{file}, line {number}: '{name[:80]}' leaves the image folder; expected a relative path")
+    if len(text) > 9:
+        raise ValueError(f"{file}, line {number}: the label {text[:20]} is too large")
+    return name, int(text)
+
+
+def check_train_labels(labels, num_classes, file):
+    """Raise ValueError unless `labels` (N,) are 0..K-1 without a gap and K <= num_classes.
+
+    Lines are counted without blank ones.
+    """
+    wrong = np.flatnonzero((labels < 0) | (labels >= num_classes))
+    if len(wrong):
+        row = int(wrong[0])
+        raise ValueError(f"{file}, line {row + 1}: label {labels[row]} is not in 0..{num_classes - 1} "
+                         f"({len(wrong)} such lines); num_classes is {num_classes}")
+    counts = np.bincount(labels)
+    gaps = np.flatnonzero(counts == 0)
+    if len(gaps):
+        row = int(np.argmax(labels > gaps[0]))
+        raise ValueError(f"{file}, line {row + 1}: label {labels[row]} comes after a gap: {len(gaps)} labels have no "
+                         f"image, the first is {gaps[0]}; expected 0..{len(counts) - 1 - len(gaps)}")
+
+
+def write_image_list(file, names, labels):
+    """Write a "path label" list, whole or not at all."""
+    write_text(file, ''.join(f"{name} {label}\n" for name, label in zip(names, labels)))
+
+
+def write_text(file, text):
+    """Write `text` to `file` whole or not at all: temporary name, fsync, rename."""
+    temporary = f"{file}.{os.getpid()}.tmp"
+    with open(temporary, 'w', encoding='utf-8', errors='surrogateescape') as out:
+        out.write(text)
+        out.flush()
+        os.fsync(out.fileno())
+    os.replace(temporary, file)
+
+
+def file_sha256(file):
+    """Return the sha256 of a file's bytes as 64 hex digits."""
+    digest = hashlib.sha256()
+    with open(file, 'rb') as data:
+        while block := data.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def load_lfw_pairs(file, num_images):
+    """Return LFW's (genuine, impostor) pairs as 0-based rows, each (P, 2) int64, from `lfw_pairs.mat`."""
+    mat = _load_mat(file, ('pos_pair', 'neg_pair'))
+    return tuple(_pair_rows(mat[key], key, file, num_images) for key in ('pos_pair', 'neg_pair'))
+
+
+def _pair_rows(value, key, file, num_images):
+    if value.ndim != 2 or value.shape[0] != 2 or value.dtype.kind not in 'uif' or value.shape[1] == 0:
+        raise ValueError(f"{file}: {key} is {value.dtype} {value.shape}, expected 2 x P row numbers")
+    return _rows(value, key, file, num_images).reshape(2, -1).T
+
+
+def load_blufr(file):
+    """Return the `Blufr` protocol in `blufr_lfw_config.mat`; ValueError where the file is not that protocol's."""
+    keys = ('imageList', 'labels', 'trainIndex', 'testIndex', 'galIndex', 'probIndex')
+    mat = _load_mat(file, keys)
+    names = [_text(cell, file) for cell in mat['imageList'].ravel()]
+    labels = np.asarray(mat['labels']).ravel()
+    if len(names) != len(labels) or labels.dtype.kind not in 'uif':
+        raise ValueError(f"{file}: {len(names)} names and {len(labels)} labels; expected one numeric label per name")
+    trials = [mat[key].ravel() for key in ('testIndex', 'galIndex', 'probIndex')]
+    if len({len(cells) for cells in trials}) != 1 or not len(trials[0]):
+        raise ValueError(f"{file}: {[len(c) for c in trials]} test, gallery and probe sets; expected as many of each")
+    labels = labels.astype(np.int64)
+    return Blufr(names, labels, [_trial(cells, labels, number, file) for number, cells in enumerate(zip(*trials), 1)])
+
+
+def _trial(cells, labels, number, file):
+    rows = {key: _rows(cell, f"trial {number}, {key}", file, len(labels))
+            for key, cell in zip(('test', 'gallery', 'probe'), cells)}
+    if len(np.unique(labels[rows['gallery']])) < 1 or not len(rows['probe']):
+        raise ValueError(f"{file}: trial {number} has an empty gallery or probe set")
+    return rows
+
+
+def _rows(value, key, file, num_images):
+    rows = np.asarray(value).ravel()
+    if rows.dtype.kind not in 'uif' or not np.all(rows == np.round(rows)):
+        raise ValueError(f"{file}: {key} does not hold row numbers")
+    rows = rows.astype(np.int64)
+    if not len(rows) or rows.min() < 1 or rows.max() > num_images:
+        low, high = (rows.min(), rows.max()) if len(rows) else (0, 0)
+        raise ValueError(f"{file}: {key} counts rows {low}..{high}, expected 1..{num_images}")
+    return rows - 1
+
+
+def _text(cell, file):
+    while isinstance(cell, np.ndarray):
+        if cell.size != 1:
+            raise ValueError(f"{file}: imageList does not hold one name per cell")
+        cell = cell.flat[0]
+    if not isinstance(cell, str):
+        raise ValueError(f"{file}: imageList does not hold text")
+    return cell
+
+
+def _load_mat(file, keys):
+    """Load `keys` of a .mat file. SciPy's reader raises a zoo of errors on a broken file: all become ValueError."""
+    if not os.path.isfile(file):
+        raise FileNotFoundError(f"{file}: no such file; mat_files/README.md says where it comes from")
+    if os.path.getsize(file) > MAX_MAT_BYTES:
+        raise ValueError(f"{file}: {os.path.getsize(file)} bytes, expected at most {MAX_MAT_BYTES}")
+    try:
+        held = [name for name, _, _ in whosmat(file)]
+        missing = [key for key in keys if key not in held]
+        if not missing:
+            return loadmat(file, variable_names=list(keys))
+    except Exception as error:
+        raise ValueError(f"{file}: not a readable .mat file ({type(error).__name__}: {error})") from None
+    raise ValueError(f"{file}: holds {', '.join(held) or 'nothing'}; {', '.join(missing)} is missing, so it is not "
+                     "this protocol's file")
+
+
+def person_of(name):
+    """Return the person in an LFW file name: 'Aaron_Eckhart_0001.jpg' -> 'Aaron_Eckhart'."""
+    return os.path.splitext(os.path.basename(name))[0].rpartition('_')[0]
+
+
+def list_for_blufr(blufr):
+    """Return (names, labels) in BLUFR's own order, names as '<person>/<person>_0001.bmp'."""
+    return [_list_name(name) for name in blufr.names], blufr.labels
+
+
+def list_for_lfw(blufr):
+    """Return (names, labels) in the order that the rows of `lfw_pairs.mat` count.
+
+    That order puts a picture with the person LFW's errata page says it shows, people in the order of their first
+    appearance; names and labels stay BLUFR's.
+    """
+    people = [LFW_ERRATA.get(os.path.splitext(name)[0], person_of(name)) for name in blufr.names]
+    first_seen = {}
+    for row, person in enumerate(people):
+        first_seen.setdefault(person, row)
+    order = sorted(range(len(people)), key=lambda row: first_seen[people[row]])          # stable
+    return [_list_name(blufr.names[row]) for row in order], blufr.labels[order]
+
+
+def _list_name(name):
+    stem = os.path.splitext(os.path.basename(name))[0]
+    return f"{person_of(name)}/{stem}.bmp"

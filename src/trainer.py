@@ -1,0 +1,343 @@
+"""The training loop: one step as a Cell, checkpoints, the log.
+
+    train(cfg, device, recipe='lightcnn9_celebrities', ckpt_dir='ckpt')
+
+leaves lightcnn-<epoch>_<step>.ckpt with facts, train_log.jsonl, training.png and bad_images.txt in ckpt_dir.
+"""
+import json
+import math
+import os
+import time
+
+import mindspore as ms
+import numpy as np
+from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
+
+from src import checkpoint
+from src.dataset import FaceFolder, TrainingBatches, check_images, prefetch
+from src.lightcnn import training_network
+from src.lr_generator import learning_rate
+from src.report import plot_training
+
+
+def parameter_group(name, cfg):
+    """Return (learning-rate multiple, weight decay) of a parameter: the four groups of the published recipe."""
+    if name == 'classifier.fc2_weight':
+        return cfg.fc2_weight_lr_mult, cfg.fc2_weight_decay
+    if name == 'classifier.fc2_bias':
+        return cfg.fc2_bias_lr_mult, cfg.fc2_bias_weight_decay
+    if name.endswith('.bias'):
+        return cfg.bias_lr_mult, cfg.bias_weight_decay
+    return 1.0, cfg.weight_decay
+
+
+class TrainStep(nn.Cell):
+    """Forward, backward and SGD with momentum: (images, labels, mask, lr) -> (loss, top-1 hits, updated or not).
+
+    Gradients are averaged over `rank_size` processes. With a loss scaler, a step whose gradients are not finite
+    changes no weight and lowers the scale.
+    """
+
+    def __init__(self, network, cfg, rank_size=1, loss_scaler=None):
+        super().__init__(auto_prefix=False)
+        self.network = network
+        self.weights = ParameterTuple(network.trainable_params())
+        self.moments = ParameterTuple([Parameter(Tensor(np.zeros(w.shape, np.float32)), name=f'moments.{w.name}')
+                                       for w in self.weights])
+        groups = [parameter_group(w.name, cfg) for w in self.weights]
+        self.lr_mults, self.decays = [g[0] for g in groups], [g[1] for g in groups]
+        self.momentum = Tensor(cfg.momentum, ms.float32)
+        self.update = ops.ApplyMomentum()
+        self.rank_size = rank_size
+        self.sum = ops.AllReduce() if rank_size > 1 else None
+        self.scaler = loss_scaler
+        self.clip_norm = cfg.clip_norm
+        self.value_and_grad = ms.value_and_grad(self.forward, None, self.weights, has_aux=True)
+
+    def forward(self, images, labels, mask):
+        loss, hits = self.network(images, labels, mask)
+        if self.scaler is not None:
+            loss = self.scaler.scale(loss)
+        return loss, hits
+
+    def construct(self, images, labels, mask, lr):
+        (loss, hits), grads = self.value_and_grad(images, labels, mask)
+        if self.rank_size > 1:
+            grads = self.averaged(grads)
+            loss, hits = self.sum(loss) / self.rank_size, self.sum(hits)
+        finite = Tensor(True)
+        if self.scaler is not None:
+            loss = self.scaler.unscale(loss)
+            finite = ms.amp.all_finite(grads)
+            grads = self.scaler.unscale(grads)
+            self.scaler.adjust(finite)
+            if finite:
+                loss = ops.depend(loss, self.apply(grads, lr))
+        else:
+            loss = ops.depend(loss, self.apply(grads, lr))
+        return loss, hits, finite
+
+    def averaged(self, grads):
+        mean = ()
+        for grad in grads:
+            mean = mean + (self.sum(grad) / self.rank_size,)
+        return mean
+
+    def apply(self, grads, lr):
+        if self.clip_norm > 0:
+            grads = ops.clip_by_global_norm(grads, self.clip_norm)
+        done = True
+        for i in range(len(self.weights)):
+            grad = grads[i] + self.decays[i] * self.weights[i]
+            done = ops.depend(done, self.update(self.weights[i], self.moments[i], lr * self.lr_mults[i], grad,
+                                                self.momentum))
+        return done
+
+
+def build_step(cfg, device):
+    """Return the `TrainStep` of a run: fp32 on the CPU, mixed precision with a dynamic loss scale elsewhere."""
+    ms.set_seed(cfg.seed)
+    network, scaler = training_network(cfg), None
+    if device.target != 'CPU':
+        network = ms.amp.auto_mixed_precision(network, 'O2')
+        scaler = ms.amp.DynamicLossScaler(scale_value=2.0 ** 16, scale_factor=2, scale_window=2000)
+    step = TrainStep(network, cfg, device.rank_size, scaler)
+    step.set_train()
+    return step
+
+
+def step_outputs(step, batches, rate, steps, cfg):
+    """Yield (number of steps done, loss, top-1 hits, updated) as floats, in order.
+
+    With cfg.sink_size > 1 (Ascend, GPU) that many steps run per call on the device, cut so that checkpoints keep
+    their steps; otherwise threads prepare the next batches while one step runs.
+    """
+    def get(k):
+        return *batches[k], np.float32(rate(k))
+
+    if cfg.sink_size > 1:
+        yield from _sunk_outputs(step, get, steps, cfg)
+        return
+    for k, batch in zip(steps, prefetch(get, steps, cfg.num_workers)):
+        yield k + 1, *(float(x.asnumpy()) for x in step(*(Tensor(array) for array in batch)))
+
+
+def _sunk_outputs(step, get, steps, cfg):
+    size = math.gcd(cfg.sink_size, math.gcd(cfg.save_checkpoint_steps, len(steps)))
+
+    class Source:
+        def __len__(self):
+            return len(steps)
+
+        def __getitem__(self, i):
+            return get(steps[i])
+
+    dataset = ms.dataset.GeneratorDataset(Source(), ['images', 'labels', 'mask', 'lr'], shuffle=False,
+                                          num_parallel_workers=cfg.num_workers, python_multiprocessing=False)
+    sink = ms.data_sink(step, dataset, sink_size=size, jit_config=ms.JitConfig())
+    for done in range(size, len(steps) + 1, size):
+        yield steps[done - 1] + 1, *(float(x.asnumpy()) for x in sink())
+
+
+class TrainLog:
+    """Lines for people on the terminal and the same as JSON in train_log.jsonl; only rank 0 writes."""
+
+    def __init__(self, file, cfg, global_batch, steps_per_epoch, num_steps, first_step, is_writer):
+        self.file, self.cfg, self.is_writer = file, cfg, is_writer
+        self.global_batch, self.steps_per_epoch, self.num_steps = global_batch, steps_per_epoch, num_steps
+        self.first_step = self.last_step = self.epoch_step = first_step
+        self.start = self.last_time = self.epoch_time = time.time()
+        self.losses, self.hits = [], 0.0
+        if is_writer:
+            self._keep_up_to(first_step)
+
+    def _keep_up_to(self, step):
+        """Drop the rows of steps that a resumed run does again."""
+        rows = read_log(self.file)
+        checkpoint.write_text(self.file, ''.join(json.dumps(r) + '\n' for r in rows if r['step'] <= step))
+
+    def step(self, step, loss, hits, lr):
+        """Take in one step; print and write a line every log_steps and at the end of an epoch."""
+        self.losses.append(loss)
+        self.hits += hits
+        ends_epoch = step % self.steps_per_epoch == 0
+        if step % self.cfg.log_steps == 0 or ends_epoch or step == self.num_steps:
+            self._line(step, lr)
+        if ends_epoch:
+            self._epoch_line(step)
+
+    def _line(self, step, lr):
+        now, num = time.time(), len(self.losses)
+        row = {'step': step, 'epoch': 1 + (step - 1) // self.steps_per_epoch, 'loss': float(np.mean(self.losses)),
+               'lr': float(lr), 'top1': self.hits / (num * self.global_batch),
+               'images_per_s': (step - self.last_step) * self.global_batch / (now - self.last_time)}
+        left = (now - self.start) / (step - self.first_step) * (self.num_steps - step)
+        self.say(f"epoch: {row['epoch']} step: {1 + (step - 1) % self.steps_per_epoch}, loss is {row['loss']:.5g}, "
+                 f"lr {row['lr']:.4g}, top-1 {100 * row['top1']:.1f} %, {row['images_per_s']:.1f} images/s, "
+                 f"{duration(left)} left")
+        self.write(row)
+        self.losses, self.hits, self.last_step, self.last_time = [], 0.0, step, now
+
+    def _epoch_line(self, step):
+        milliseconds = 1000 * (time.time() - self.epoch_time)
+        num = step - self.epoch_step
+        self.say(f"epoch time: {milliseconds:.3f} ms, per step time: {milliseconds / num:.3f} ms")
+        self.epoch_time, self.epoch_step = time.time(), step
+
+    def say(self, text):
+        if self.is_writer:
+            print(text, flush=True)
+
+    def write(self, row):
+        if self.is_writer:
+            with open(self.file, 'a', encoding='utf-8') as log:
+                log.write(json.dumps(row) + '\n')
+
+
+def read_log(file):
+    """Return the rows of a train_log.jsonl; a last line cut off by a kill is left out."""
+    rows = []
+    if os.path.exists(file):
+        with open(file, encoding='utf-8') as lines:
+            for line in lines:
+                try:
+                    rows.append(json.loads(line))
+                except ValueError:
+                    break
+    return rows
+
+
+def duration(seconds):
+    """Return seconds as h:mm:ss."""
+    minutes, seconds = divmod(int(seconds + 0.5), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}"
+
+
+class Saver:
+    """Writes, keeps and loads the checkpoints of one run; only rank 0 writes."""
+
+    def __init__(self, ckpt_dir, cfg, recipe, step, batches, is_writer):
+        self.ckpt_dir, self.cfg, self.recipe, self.is_writer = ckpt_dir, cfg, recipe, is_writer
+        self.step, self.batches = step, batches
+
+    def save(self, done, name=None):
+        """Save after `done` steps, as lightcnn-<epoch>_<step in epoch>.ckpt unless a name is given."""
+        if not self.is_writer:
+            return
+        per_epoch = self.batches.steps_per_epoch
+        epoch = 1 + (done - 1) // per_epoch
+        numbered = f'lightcnn-{epoch}_{1 + (done - 1) % per_epoch}.ckpt'
+        checkpoint.save(os.path.join(self.ckpt_dir, name or numbered), self._parameters(), self._facts(done))
+        checkpoint.remove_old(self.ckpt_dir, self.cfg.keep_checkpoint_max)
+
+    def _parameters(self):
+        state = [*self.step.weights, *self.step.moments]
+        if self.step.scaler is not None:
+            state += [self.step.scaler.scale_value, self.step.scaler.counter]
+        return {p.name: p for p in state}
+
+    def _facts(self, done):
+        cfg = self.cfg
+        return {'format': 1, 'recipe': self.recipe, 'network_type': cfg.network_type, 'num_classes': cfg.num_classes,
+                'step': done, 'epoch': done / self.batches.steps_per_epoch, 'num_images': len(self.batches.faces),
+                'global_batch': self.batches.global_batch, 'settings': dict(cfg), 'versions': checkpoint.versions(),
+                'input': {'shape': ['N', 1, cfg.image_size, cfg.image_size], 'dtype': 'float32', 'values': 'grey / 255',
+                          'face': 'centre 128x128 of the 144x144 alignment, area-resized to image_size'}}
+
+    def restore(self, path):
+        """Load the newest checkpoint that `path` means and return the number of steps it has done."""
+        ckpt = checkpoint.newest(path)
+        facts = checkpoint.read_facts(ckpt)
+        if facts is None:
+            raise ValueError(f"{ckpt}: has no facts file ({checkpoint.facts_file(ckpt)}), so its step is not known")
+        self._check(ckpt, facts)
+        loaded, wanted = checkpoint.load_parameters(ckpt), self._parameters()
+        wrong = [n for n, p in wanted.items() if n not in loaded or loaded[n].shape != p.shape]
+        if wrong:
+            raise ValueError(f"{ckpt}: {len(wrong)} parameters are missing or of another shape, such as {wrong[0]}")
+        for name, parameter in wanted.items():
+            parameter.set_data(loaded[name])
+        return int(facts['step']), ckpt
+
+    def _check(self, ckpt, facts):
+        now = self._facts(0)
+        for key in ('network_type', 'num_classes', 'num_images', 'global_batch'):
+            if facts.get(key) != now[key]:
+                raise ValueError(f"{ckpt}: was trained with {key} {facts.get(key)}, this run has {now[key]}")
+
+
+def train(cfg, device, recipe, ckpt_dir, resume=None, evaluate=None, eval_every=0):
+    """Train to the end of cfg.epochs and return the number of steps done.
+
+    resume: a checkpoint, a folder of them, or 'auto' (ckpt_dir, from the start if it holds none).
+    evaluate: called with the embedding network every `eval_every` epochs; returns a dict with 'eer100'.
+    Raises FloatingPointError if the loss is not finite, ValueError or FileNotFoundError for bad input.
+    """
+    is_writer = device.rank == 0
+    os.makedirs(ckpt_dir, exist_ok=True)
+    faces = FaceFolder(cfg)
+    num_bad = check_images(faces, cfg.num_workers, ckpt_dir, cfg.max_bad_images, is_writer)
+    batches = TrainingBatches(faces, cfg, device.rank, device.rank_size)
+    step = build_step(cfg, device)
+    saver = Saver(ckpt_dir, cfg, recipe, step, batches, is_writer)
+    first = _restore(saver, ckpt_dir, resume)
+    log = TrainLog(os.path.join(ckpt_dir, 'train_log.jsonl'), cfg, batches.global_batch, batches.steps_per_epoch,
+                   len(batches), first, is_writer)
+    log.say(f"{cfg.network_type} on {device.target}, {device.rank_size} x batch {cfg.batch_size}: {len(faces)} images "
+            f"of {cfg.num_classes} people ({num_bad} unreadable left out), {batches.steps_per_epoch} steps an epoch, "
+            f"steps {first} to {len(batches)}")
+    best = max([row['eer100'] for row in read_log(log.file) if 'eer100' in row], default=-1)
+    done = first
+
+    def rate(k):
+        return learning_rate(k, cfg, batches.steps_per_epoch, len(batches))
+
+    for done, loss, hits, updated in step_outputs(step, batches, rate, range(first, len(batches)), cfg):
+        if updated and not math.isfinite(loss):
+            raise FloatingPointError(f"the loss is {loss} at step {done} (epoch {1 + (done - 1) // log.steps_per_epoch})"
+                                     f"; lower lr or raise warmup_steps, then go on with --resume {ckpt_dir}")
+        log.step(done, loss, hits, rate(done - 1))
+        if done % cfg.save_checkpoint_steps == 0 and done < len(batches):
+            saver.save(done)
+            _plot(log)
+        if eval_every and (done % (eval_every * log.steps_per_epoch) == 0 or done == len(batches)):
+            best = _evaluate(evaluate, step, saver, log, done, best)
+    if done > first:
+        saver.save(done)
+        _plot(log)
+    return done
+
+
+def _restore(saver, ckpt_dir, resume):
+    if not resume:
+        return 0
+    path = ckpt_dir if resume == 'auto' else resume
+    try:
+        done, ckpt = saver.restore(path)
+    except FileNotFoundError:
+        if resume == 'auto':
+            return 0
+        raise
+    if saver.is_writer:
+        print(f"resuming from {ckpt}, {done} steps done", flush=True)
+    return done
+
+
+def _evaluate(evaluate, step, saver, log, done, best):
+    """Score the network on rank 0 while the others wait; keep it as best.ckpt if it is the best so far."""
+    if not saver.is_writer:
+        return best
+    start = time.time()
+    step.set_train(False)
+    result = evaluate(step.network.embedding)
+    step.set_train()
+    log.say(f"LFW after {done} steps: 100%eer {result['eer100']:.4f} ({time.time() - start:.0f} s)")
+    log.write({'step': done, 'epoch': done / log.steps_per_epoch, **result})
+    if result['eer100'] > best:
+        saver.save(done, 'best.ckpt')
+    return max(best, result['eer100'])
+
+
+def _plot(log):
+    if log.is_writer:
+        plot_training(read_log(log.file), os.path.splitext(log.file)[0].replace('train_log', 'training') + '.png')
