@@ -1,8 +1,9 @@
 """What the entry scripts share: common flags, and errors as one line."""
 import argparse
+import os
 import sys
 
-from src.config import RECIPES
+from src.config import RECIPES, get_config
 from src.device import TARGETS
 
 
@@ -25,6 +26,38 @@ def add_device_flags(flags):
     flags.add_argument('--device_target', default='auto', help=f"auto, {', '.join(TARGETS)}; auto takes the first "
                        'of them that is there')
     flags.add_argument('--device_id', help="which card (default: the environment's DEVICE_ID, else 0)")
+
+
+def add_eval_flags(flags, list_key, list_help):
+    """Add what both protocols take: a checkpoint or ready-made features, files that override the recipe's, --json."""
+    add_config_flags(flags)
+    add_device_flags(flags)
+    source = flags.add_mutually_exclusive_group(required=True)
+    source.add_argument('--resume', '--ckpt_file', metavar='CKPT', dest='ckpt',
+                        help='checkpoint of any LightCNN training, or a folder (its newest one)')
+    source.add_argument('--features', metavar='FILE.npy', help='score these features, rows in list order, instead')
+    flags.add_argument('--save_features', metavar='FILE.npy', help='keep the features')
+    flags.add_argument('--json', metavar='FILE', help='write the numbers, in percent, as JSON')
+    flags.add_argument('--batch_size', type=int, default=64, help='images a batch (default %(default)s)')
+    flags.add_argument('--root_path', metavar='DIR', help='image folder')
+    flags.add_argument('--img_list', metavar='FILE', help=list_help, dest=list_key)
+    flags.add_argument('--lfw_pairs_mat', metavar='FILE', dest='lfw_pairs_mat_path', help='lfw_pairs.mat')
+    flags.add_argument('--blufr_config_mat', metavar='FILE', dest='blufr_config_mat_path',
+                       help='blufr_lfw_config.mat')
+
+
+def eval_config(args, list_key):
+    """Return the settings of an evaluation: the recipe's, with the files that `args` name."""
+    cfg = get_config(args.recipe, args.settings, args.dataset_path)
+    for key in ('root_path', 'lfw_pairs_mat_path', 'blufr_config_mat_path', list_key):
+        if getattr(args, key):
+            cfg[key] = getattr(args, key)
+    named_list = getattr(args, list_key)
+    if named_list and not os.path.isfile(named_list):
+        raise FileNotFoundError(f"--img_list {named_list}: no such file")
+    if args.batch_size < 1:
+        raise ValueError(f"--batch_size {args.batch_size} is not 1 or more")
+    return cfg
 
 
 def boolean(text):

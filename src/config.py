@@ -92,12 +92,13 @@ def lightcnn9_celebrities():
     cfg.num_classes = 293
     cfg.image_size, cfg.resize_size = 64, 72
     cfg.init = 'centred'
-    cfg.loss = 'cosface'
     cfg.augment = 'strong'
     cfg.batch_size = 32
-    cfg.lr, cfg.lr_schedule, cfg.warmup_steps = 0.02, 'cosine', 200
-    cfg.fc2_weight_lr_mult = 1.0
-    cfg.epochs = 60
+    cfg.lr, cfg.lr_schedule, cfg.warmup_steps, cfg.clip_norm = 0.02, 'cosine', 200, 3.0
+    cfg.weight_decay = cfg.fc2_weight_decay = 5e-4
+    cfg.fc2_weight_lr_mult = cfg.fc2_bias_lr_mult = 1.0
+    cfg.dropout = 0.4
+    cfg.epochs = 30
     cfg.save_checkpoint_steps = 500
     cfg.keep_checkpoint_max = 3
     cfg.log_steps = 50

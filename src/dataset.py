@@ -167,18 +167,18 @@ def strong(faces, size, rng, global_batch, mine):
 def _strong_one(face, normal, uniform, size):
     side = face.shape[0]
     slack = (side - size) / 2
-    matrix = cv2.getRotationMatrix2D((side / 2, side / 2), 8 * normal[0], np.exp(0.08 * normal[1]))
+    matrix = cv2.getRotationMatrix2D((side / 2, side / 2), 5 * normal[0], np.exp(0.05 * normal[1]))
     matrix[:, 2] += (2 * uniform[:2] - 1) * 1.5 * slack - slack
     if uniform[2] < 0.5:
         matrix[0] = (0, 0, size - 1) - matrix[0]                            # mirror the output
     out = cv2.warpAffine(face, matrix, (size, size), borderMode=cv2.BORDER_REPLICATE).astype(np.float32)
-    out = (out - 127.5) * np.float32(np.exp(0.3 * normal[2])) + np.float32(127.5 + 38 * normal[3])
+    out = (out - 127.5) * np.float32(np.exp(0.2 * normal[2])) + np.float32(127.5 + 25 * normal[3])
     if uniform[3] < 0.3:
         out = cv2.GaussianBlur(out, (0, 0), (0.3 + 0.9 * uniform[4]) * size / 64)
-    if uniform[5] < 0.5:
+    if uniform[5] < 0.3:
         height, width = (size * (1 / 8 + 3 / 8 * uniform[6:8])).astype(int)
         top, left = int(uniform[4] * (size - height)), int(uniform[8] * (size - width))
-        out[top:top + height, left:left + width] = 255 * (uniform[5] * 2)
+        out[top:top + height, left:left + width] = 255 * uniform[5] / 0.3
     return np.clip(out, 0, 255).astype(np.uint8)
 
 

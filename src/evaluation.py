@@ -1,11 +1,10 @@
 """From settings to scores: lists, protocol files and features brought together for LFW and BLUFR."""
 import os
+import time
 
 import numpy as np
 
 from src import lists, metrics
-
-_MAX_FEATURE_BYTES = 64 * 2**30
 
 
 def lfw_images(cfg):
@@ -64,6 +63,35 @@ def lfw_scorer(cfg):
         features = embed(network, paths, cfg.image_size, num_workers=cfg.num_workers)
         return lfw_json(metrics.lfw(features, genuine, impostor))
     return score
+
+
+def features_source(args, cfg):
+    """Return a function names -> (N, D) features: from --features, or embedded with the checkpoint in --resume.
+
+    They are kept in --save_features if that is asked for.
+    """
+    def features_of(names):
+        features = load_features(args.features, len(names)) if args.features else _embed(args, cfg, names)
+        if args.save_features:
+            save_features(args.save_features, features)
+        return features
+    return features_of
+
+
+def _embed(args, cfg, names):
+    from src import checkpoint, device
+    from src.embedding import embed, find_images
+    paths = find_images(cfg.root_path, names)
+    here = device.set_up(args.device_target, args.device_id)
+    asked = cfg.network_type if any(s.startswith('network_type=') for s in args.settings) else None
+    ckpt = checkpoint.newest(args.ckpt)
+    network, network_type, image_size = checkpoint.load_embedding(ckpt, asked)
+    print(f"{ckpt}: {network_type} for {image_size}x{image_size} faces, on {here.target}", flush=True)
+    start = time.time()
+    features = embed(network, paths, image_size, args.batch_size, cfg.num_workers)
+    seconds = time.time() - start
+    print(f"embedded {len(paths)} images in {seconds:.1f} s, {len(paths) / seconds:.1f} images/s", flush=True)
+    return features
 
 
 def load_features(file, num_images):

@@ -190,7 +190,9 @@ class Classifier(nn.Cell):
     def __init__(self, cfg, init):
         super().__init__()
         self.cosine = cfg.loss == 'cosface'
-        self.fc2_weight = Parameter(init(cfg.num_classes, EMBEDDING_SIZE), name='fc2_weight')
+        # embeddings of length 16 and unit weights would start a softmax far off: a tenth is a calm beginning
+        weight = init(cfg.num_classes, EMBEDDING_SIZE) * (0.1 if cfg.init == 'centred' and not self.cosine else 1.0)
+        self.fc2_weight = Parameter(weight, name='fc2_weight')
         has_bias = not self.cosine and cfg.network_type != 'LightCNN_29Layers_v2'
         self.fc2_bias = Parameter(Tensor(np.zeros(cfg.num_classes, np.float32)), name='fc2_bias') if has_bias else None
         self.matmul = ops.MatMul(transpose_b=True)

@@ -51,7 +51,7 @@ class TrainStep(nn.Cell):
         self.rank_size = rank_size
         self.sum = ops.AllReduce() if rank_size > 1 else None
         self.scaler = loss_scaler
-        self.clip_norm = cfg.clip_norm
+        self.clip_norm, self.one = cfg.clip_norm, Tensor(1.0, ms.float32)
         self.value_and_grad = ms.value_and_grad(self.forward, None, self.weights, has_aux=True)
 
     def forward(self, images, labels, mask):
@@ -83,12 +83,19 @@ class TrainStep(nn.Cell):
             mean = mean + (self.sum(grad) / self.rank_size,)
         return mean
 
+    def clip_factor(self, grads):
+        if self.clip_norm == 0:
+            return 1.0
+        power = 0.0
+        for grad in grads:
+            power = power + (grad * grad).sum()
+        return ops.minimum(self.clip_norm / ops.sqrt(power), self.one)
+
     def apply(self, grads, lr):
-        if self.clip_norm > 0:
-            grads = ops.clip_by_global_norm(grads, self.clip_norm)
+        factor = self.clip_factor(grads)
         done = True
         for i in range(len(self.weights)):
-            grad = grads[i] + self.decays[i] * self.weights[i]
+            grad = factor * grads[i] + self.decays[i] * self.weights[i]
             done = ops.depend(done, self.update(self.weights[i], self.moments[i], lr * self.lr_mults[i], grad,
                                                 self.momentum))
         return done
