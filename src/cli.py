@@ -36,6 +36,8 @@ def add_eval_flags(flags, list_key, list_help):
     source.add_argument('--resume', '--ckpt_file', metavar='CKPT', dest='ckpt',
                         help='checkpoint of any LightCNN training, or a folder (its newest one)')
     source.add_argument('--features', metavar='FILE.npy', help='score these features, rows in list order, instead')
+    source.add_argument('--untrained', action='store_true', help="the recipe's network with its initial weights: what "
+                        'no training at all scores')
     flags.add_argument('--save_features', metavar='FILE.npy', help='keep the features')
     flags.add_argument('--json', metavar='FILE', help='write the numbers, in percent, as JSON')
     flags.add_argument('--batch_size', type=int, default=64, help='images a batch (default %(default)s)')

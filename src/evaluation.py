@@ -81,12 +81,16 @@ def features_source(args, cfg):
 def _embed(args, cfg, names):
     from src import checkpoint, device
     from src.embedding import embed, find_images
+    from src.lightcnn import initial_embedding
     paths = find_images(cfg.root_path, names)
     here = device.set_up(args.device_target, args.device_id)
-    asked = cfg.network_type if any(s.startswith('network_type=') for s in args.settings) else None
-    ckpt = checkpoint.newest(args.ckpt)
-    network, network_type, image_size = checkpoint.load_embedding(ckpt, asked)
-    print(f"{ckpt}: {network_type} for {image_size}x{image_size} faces, on {here.target}", flush=True)
+    if args.untrained:
+        network, network_type, image_size, name = initial_embedding(cfg), cfg.network_type, cfg.image_size, 'untrained'
+    else:
+        asked = cfg.network_type if any(s.startswith('network_type=') for s in args.settings) else None
+        name = checkpoint.newest(args.ckpt)
+        network, network_type, image_size = checkpoint.load_embedding(name, asked)
+    print(f"{name}: {network_type} for {image_size}x{image_size} faces, on {here.target}", flush=True)
     start = time.time()
     features = embed(network, paths, image_size, args.batch_size, cfg.num_workers)
     seconds = time.time() - start

@@ -233,3 +233,8 @@ def training_network(cfg):
     """Return the embedding network and its classifier with the initial weights of `cfg.seed`."""
     init = Init(cfg.init, cfg.seed)
     return TrainingNetwork(embedding_network(cfg.network_type, cfg.image_size, init), Classifier(cfg, init))
+
+
+def initial_embedding(cfg):
+    """Return the embedding network with the weights that a training with `cfg` starts from."""
+    return embedding_network(cfg.network_type, cfg.image_size, Init(cfg.init, cfg.seed)).set_train(False)

@@ -1,4 +1,9 @@
-"""What people look at: tables of 80 columns, the JSON of a result, plots."""
+"""What people look at: tables of 80 columns, the JSON of a result, plots.
+
+    python -m src.report --dataset_path faces --out plots --run mine lfw.npy blufr.npy --run theirs a.npy b.npy
+
+scores several runs' features, prints one table and draws plots/scores.png.
+"""
 import json
 import math
 import os
@@ -110,3 +115,67 @@ def plot_training(rows, file):
     axes[0].set_title('Training')
     axes[-1].set_xlabel('epoch')
     save_figure(figure, file)
+
+
+def plot_scores(runs, file):
+    """Draw LFW's ROC and BLUFR's verification and identification curves of several runs.
+
+    runs: {label: (lfw result, blufr result)} of `metrics.lfw` and `metrics.blufr`.
+    """
+    figure, (roc_axis, vr_axis, dir_axis) = _pyplot().subplots(1, 3, figsize=(11, 3.6))
+    for label, (lfw, blufr) in runs.items():
+        far, tpr, _ = metrics.roc(lfw['genuine'], lfw['impostor'])
+        roc_axis.plot(far, 100 * tpr, label=label, drawstyle='steps-post')
+        _curve(vr_axis, metrics.VR_FARS, blufr['vr'], label)
+        _curve(dir_axis, metrics.DIR_FARS, blufr['dir'][:, list(metrics.DIR_RANKS).index(metrics.REPORT_RANK)], label)
+    titles = ('LFW pairs: TPR, %', 'BLUFR: verification rate, %', 'BLUFR: DIR at rank 1, %')
+    for axis, title, lowest in zip((roc_axis, vr_axis, dir_axis), titles, (1e-3, 1e-5, 1e-3)):
+        axis.set(xscale='log', xlim=(lowest, 1), ylim=(0, 101), title=title, xlabel='false accept rate')
+    roc_axis.legend(loc='lower right')
+    save_figure(figure, file)
+
+
+def _curve(axis, fars, shares, label):
+    """Draw the mean over trials with a band of one standard deviation."""
+    mean, std = 100 * shares.mean(0), 100 * shares.std(0, ddof=1)
+    axis.plot(fars, mean, label=label)
+    axis.fill_between(fars, mean - std, mean + std, alpha=0.2)
+
+
+def runs_table(runs):
+    """Return one table of several runs: {label: (lfw numbers, blufr numbers)} in percent."""
+    rows = [('LFW 100%-EER', lambda lfw, blufr: lfw['eer100'])]
+    for far, text in (('0.01', '1%'), ('0.001', '0.1%'), ('0', '0')):
+        rows.append((f'LFW TPR@FAR={text}', lambda lfw, blufr, far=far: lfw['tpr_at_far'][far]))
+    rows.append(('LFW 10-fold accuracy', lambda lfw, blufr: lfw['accuracy_10fold']['mean']))
+    for name, key in (('VR@FAR=0.1%', 'vr'), ('DIR@rank 1, FAR=1%', 'dir')):
+        for text, part in (('mean', 'mean'), ('mean - std', 'mean_minus_std')):
+            rows.append((f'BLUFR {name}, {text}', lambda lfw, blufr, key=key, part=part: blufr[key][part]))
+    lines = [f"{'percent':<38}" + ''.join(f'{label[:12]:>13}' for label in runs)]
+    lines += [f'{name:<38}' + ''.join(f'{show(get(*numbers)):>13}' for numbers in runs.values()) for name, get in rows]
+    return '\n'.join(lines)
+
+
+def main():
+    from src import cli
+    from src.config import get_config
+    from src.evaluation import load_features, score_blufr, score_lfw
+    flags = cli.parser(__doc__.splitlines()[0], __doc__.split('\n\n')[1])
+    cli.add_config_flags(flags)
+    flags.add_argument('--run', nargs=3, action='append', required=True, metavar=('LABEL', 'LFW.npy', 'BLUFR.npy'))
+    flags.add_argument('--out', required=True, metavar='DIR', help='where scores.png goes')
+    args = flags.parse_args()
+    cfg = get_config(args.recipe, args.settings, args.dataset_path)
+    runs = {}
+    for label, lfw_file, blufr_file in args.run:
+        runs[label] = (score_lfw(cfg, lambda names, file=lfw_file: load_features(file, len(names))),
+                       score_blufr(cfg, lambda names, file=blufr_file: load_features(file, len(names))))
+    print(runs_table({label: (lfw_json(lfw), blufr_json(blufr)) for label, (lfw, blufr) in runs.items()}))
+    os.makedirs(args.out, exist_ok=True)
+    plot_scores(runs, os.path.join(args.out, 'scores.png'))
+    print(f"curves: {os.path.join(args.out, 'scores.png')}")
+
+
+if __name__ == '__main__':
+    from src import cli
+    cli.run(main)
