@@ -18,8 +18,8 @@ def decode_grey(data, name='image'):
     """Return the picture in the bytes `data` as grey, (H, W) uint8; ValueError names what cannot be decoded."""
     if not data:
         raise ValueError(f"{name}: the file is empty")
-    if data[:2] == b'\xff\xd8' and b'\xff\xd9' not in data[-1024:]:
-        raise ValueError(f"{name}: the JPEG is cut off")            # OpenCV would fill the rest with grey
+    if _is_cut_off(data):
+        raise ValueError(f"{name}: the picture is cut off")         # OpenCV would fill the rest with grey
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE | cv2.IMREAD_IGNORE_ORIENTATION)
     except cv2.error as error:
@@ -27,6 +27,15 @@ def decode_grey(data, name='image'):
     if image is None:
         raise ValueError(f"{name}: not a picture that can be decoded")
     return image
+
+
+def _is_cut_off(data):
+    """Whether the end mark of a JPEG or PNG is missing, or a BMP is shorter than it says."""
+    if data[:2] == b'\xff\xd8':
+        return b'\xff\xd9' not in data[-1024:]
+    if data[:4] == b'\x89PNG':
+        return b'IEND' not in data[-1024:]
+    return data[:2] == b'BM' and int.from_bytes(data[2:6], 'little') > len(data)
 
 
 def read_grey(path):

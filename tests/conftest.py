@@ -1,0 +1,60 @@
+"""What the tests share: the project on the path, the real faces, a small synthetic data set, scripts as processes."""
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PROJECT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(PROJECT))
+FACES = Path(os.environ.get('LIGHTCNN_FACES', PROJECT.parent / 'shared' / 'faces'))
+os.environ.setdefault('GLOG_v', '3')
+
+
+@pytest.fixture(scope='session')
+def real_faces(tmp_path_factory):
+    """The real faces, laid out as the README's data set."""
+    if not (FACES / 'unpack.sh').exists():
+        pytest.skip(f"the real faces are not at {FACES}: set LIGHTCNN_FACES to run the tests on real data")
+    out = tmp_path_factory.mktemp('faces')
+    subprocess.run(['bash', FACES / 'unpack.sh', out], check=True, capture_output=True)
+    return out
+
+
+@pytest.fixture(scope='session')
+def protocol_files():
+    """(blufr_lfw_config.mat, lfw_pairs.mat) of the real protocols."""
+    files = FACES / 'blufr_lfw_config.mat', FACES / 'lfw_pairs.mat'
+    if not all(file.exists() for file in files):
+        pytest.skip(f"the real protocol files are not at {FACES}: set LIGHTCNN_FACES to run the tests on real data")
+    return tuple(map(str, files))
+
+
+@pytest.fixture(scope='session')
+def synthetic(tmp_path_factory):
+    """A tiny synthetic data set: 6 people x 8 to train on, 14 x 24 to test on."""
+    from src.synthetic import write_dataset
+    out = tmp_path_factory.mktemp('synthetic')
+    write_dataset(str(out), people=6, images=8, test_people=14, test_images=24, seed=3)
+    return out
+
+
+TINY = ['--recipe', 'quickstart', '--device_target', 'CPU', '--set', 'num_classes=6', 'image_size=16', 'resize_size=18',
+        'batch_size=8', 'epochs=2', 'log_steps=2', 'save_checkpoint_steps=4']
+
+
+@pytest.fixture(scope='session')
+def trained(synthetic, tmp_path_factory):
+    """A folder of checkpoints of a tiny training on the synthetic data set, through train.py."""
+    out = tmp_path_factory.mktemp('ckpt')
+    done = script('train.py', *TINY, '--dataset_path', synthetic, '--ckpt_path', out, '--eval_every', '1')
+    assert done.returncode == 0, done.stdout + done.stderr
+    (out / 'stdout.txt').write_text(done.stdout)
+    return out
+
+
+def script(name, *arguments, **kwargs):
+    """Run one of the project's Python scripts from another folder; the finished process."""
+    return subprocess.run([sys.executable, PROJECT / name, *map(str, arguments)], capture_output=True, text=True,
+                          cwd=kwargs.pop('cwd', '/tmp'), timeout=600, **kwargs)

@@ -1,0 +1,111 @@
+import mindspore as ms
+import numpy as np
+import pytest
+
+from src.config import get_config
+from src.lightcnn import NETWORKS, Init, embedding_network, training_network
+
+EMBEDDING_PARAMETERS = {'LightCNN_9Layers': 5480864, 'LightCNN_29Layers': 12573280, 'LightCNN_29Layers_v2': 10475872}
+ALL_PARAMETERS = {'LightCNN_9Layers': 25803653, 'LightCNN_29Layers': 32896069, 'LightCNN_29Layers_v2': 30719584}
+
+
+def count(cells):
+    return sum(p.size for p in cells.trainable_params())
+
+
+@pytest.mark.parametrize('name', NETWORKS)
+def test_published_parameter_counts(name):
+    assert count(embedding_network(name)) == EMBEDDING_PARAMETERS[name]
+    cfg = get_config(settings=[f'network_type={name}', 'num_classes=100'])
+    per_class = 256 if name.endswith('v2') else 257
+    assert count(training_network(cfg)) == ALL_PARAMETERS[name] - (79077 - 100) * per_class
+
+
+@pytest.mark.parametrize('mode', [ms.GRAPH_MODE, ms.PYNATIVE_MODE])
+@pytest.mark.parametrize('name', NETWORKS)
+def test_graph_and_pynative_mode_agree(name, mode):
+    ms.set_context(mode=mode)
+    try:
+        network = embedding_network(name, 32, Init('centred', 1)).set_train(False)
+        x = np.random.default_rng(0).random((2, 1, 32, 32), np.float32)
+        expected = plain(network, name, x)
+        assert np.abs(network(ms.Tensor(x)).asnumpy() - expected).max() < 1e-5 * np.abs(expected).max()
+    finally:
+        ms.set_context(mode=ms.GRAPH_MODE)
+
+
+def plain(network, name, x):
+    """The network in NumPy, layer by layer from the paper's table."""
+    weights = {p.name: p.asnumpy() for p in network.get_parameters()}
+    layers = iter(range(100))
+
+    def conv(prefix, x):
+        w, b = weights[f'{prefix}.layer.weight'], weights[f'{prefix}.layer.bias']
+        pad = w.shape[2] // 2
+        x = np.pad(x, [(0, 0), (0, 0), (pad, pad), (pad, pad)])
+        windows = np.lib.stride_tricks.sliding_window_view(x, w.shape[2:], (2, 3))
+        y = np.einsum('nchwij,ocij->nohw', windows, w, optimize=True) + b[:, None, None]
+        return np.maximum(*np.split(y, 2, 1))
+
+    def pool(x):
+        blocks = x.reshape(*x.shape[:2], x.shape[2] // 2, 2, x.shape[3] // 2, 2)
+        next(layers)
+        return blocks.max((3, 5)) + (blocks.mean((3, 5)) if name.endswith('v2') else 0)
+
+    x = pool(conv(f'features.{next(layers)}', x))
+    for blocks, pooled in zip((1, 2, 3, 4) if '29' in name else (0,) * 4, (True, True, False, True)):
+        for _ in range(blocks):
+            i = next(layers)
+            x = x + conv(f'features.{i}.conv2', conv(f'features.{i}.conv1', x))
+        i = next(layers)
+        x = conv(f'features.{i}.conv', conv(f'features.{i}.conv_a', x))
+        x = pool(x) if pooled else x
+    x = x.reshape(len(x), -1)
+    if name.endswith('v2'):
+        return x @ weights['fc.weight'].T + weights['fc.bias']
+    return np.maximum(*np.split(x @ weights['fc.layer.weight'].T + weights['fc.layer.bias'], 2, 1))
+
+
+@pytest.mark.parametrize('size, width', [(128, 8192), (64, 2048), (144, 10368)])
+def test_other_image_sizes(size, width):
+    assert embedding_network('LightCNN_9Layers', size).fc.layer.weight.shape == (512, width)
+
+
+@pytest.mark.parametrize('name, size', [('ResNet', 128), ('LightCNN_9Layers', 100), ('LightCNN_9Layers', 0)])
+def test_unknown_networks_and_sizes_are_refused(name, size):
+    with pytest.raises(ValueError):
+        embedding_network(name, size)
+
+
+@pytest.mark.parametrize('init', ['xavier', 'centred'])
+def test_initial_values(init):
+    cfg = get_config('quickstart', [f'init={init}', 'seed=5', 'image_size=128', 'resize_size=144'])
+    one, other = training_network(cfg), training_network(cfg)
+    for a, b in zip(one.trainable_params(), other.trainable_params()):
+        assert np.array_equal(a.asnumpy(), b.asnumpy())
+    for p in one.trainable_params():
+        value = p.asnumpy()
+        if p.name.endswith('bias'):
+            assert not value.any()
+        elif init == 'xavier':
+            assert value.var() * np.prod(value.shape[1:]) == pytest.approx(1, rel=0.1)
+        elif value[0].size > 1:
+            assert np.abs(value.reshape(len(value), -1).mean(1)).max() < 1e-6
+
+
+def test_classifier_losses():
+    cfg = get_config('quickstart', ['num_classes=3'])
+    e = np.random.default_rng(0).standard_normal((4, 256)).astype(np.float32)
+    labels = np.array([0, 1, 2, 1])
+    for loss in ('softmax', 'cosface'):
+        cfg.loss = loss
+        classifier = training_network(cfg).classifier
+        w = classifier.fc2_weight.asnumpy()
+        logits = e @ w.T
+        if loss == 'cosface':
+            cosine = logits / np.linalg.norm(e, axis=1)[:, None] / np.linalg.norm(w, axis=1)
+            logits = cfg.cosface_scale * (cosine - cfg.cosface_margin * np.eye(3)[labels])
+        expected = np.mean(np.log(np.exp(logits).sum(1)) - logits[range(4), labels])
+        found, hits = classifier(ms.Tensor(e), ms.Tensor(labels.astype(np.int32)))
+        assert float(found.asnumpy()) == pytest.approx(expected, rel=1e-4)
+        assert hits.asnumpy() == (logits.argmax(1) == labels).sum()
