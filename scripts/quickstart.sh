@@ -3,7 +3,8 @@
 #
 #   bash scripts/quickstart.sh
 #
-# Everything goes to quickstart/ in the project. Run it again after a failure and it goes on where it stopped.
+# Everything goes to quickstart/ in the project; further arguments (--set ...) go to train.py. If it fails half-way,
+# run it again and it goes on where it stopped.
 set -euo pipefail
 project=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cd "$project"
@@ -18,12 +19,12 @@ echo "1/4 drawing synthetic faces"
 [[ -f $data/train_list.txt ]] || "$python" -m src.synthetic --out "$data"
 
 echo "2/4 training"
-"$python" train.py "${recipe[@]}" --ckpt_path "$out/ckpt" --resume auto
+"$python" train.py "${recipe[@]}" --ckpt_path "$out/ckpt" --resume auto "$@"
 
 echo "3/4 embedding the test faces, untrained and trained"
 for protocol in lfw blufr; do
     "$python" "eval_$protocol.py" "${recipe[@]}" --untrained --save_features "$out/untrained_$protocol.npy" \
-        --json "$out/untrained_$protocol.json" > "$out/untrained_$protocol.txt"
+        --json "$out/untrained_$protocol.json" "$@" > "$out/untrained_$protocol.txt"
     "$python" "eval_$protocol.py" "${recipe[@]}" --resume "$out/ckpt" --save_features "$out/trained_$protocol.npy" \
         --json "$out/trained_$protocol.json" > "$out/trained_$protocol.txt"
 done

@@ -6,7 +6,7 @@ project=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 requirements=$project/${1:-requirements.txt}
 sum=$(cat "$project"/requirements*.txt | sha256sum | cut -c1-16)
 stamp=$project/.venv/installed-$(basename "$requirements")-$sum
-[[ -f $stamp ]] && exit 0
+[[ -f $stamp || -f $project/.venv/installed-requirements-dev.txt-$sum ]] && exit 0
 [[ -x $project/.venv/bin/python ]] || "${PYTHON:-python3}" -m venv "$project/.venv"
 echo "installing $(basename "$requirements") into $project/.venv"
 "$project/.venv/bin/python" -m pip install --quiet --disable-pip-version-check -r "$requirements"

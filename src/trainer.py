@@ -173,9 +173,12 @@ class TrainLog:
         if ends_epoch:
             self._epoch_line(step)
 
+    def epoch_of(self, step):
+        return 1 + (step - 1) // self.steps_per_epoch
+
     def _line(self, step, lr):
         now, num = time.time(), len(self.losses)
-        row = {'step': step, 'epoch': 1 + (step - 1) // self.steps_per_epoch, 'loss': float(np.mean(self.losses)),
+        row = {'step': step, 'epoch': self.epoch_of(step), 'loss': float(np.mean(self.losses)),
                'lr': float(lr), 'top1': self.hits / (num * self.global_batch),
                'images_per_s': (step - self.last_step) * self.global_batch / (now - self.last_time)}
         left = (now - self.start) / (step - self.first_step) * (self.num_steps - step)
@@ -301,8 +304,8 @@ def train(cfg, device, recipe, ckpt_dir, resume=None, evaluate=None, eval_every=
 
     for done, loss, hits, updated in step_outputs(step, batches, rate, range(first, len(batches)), cfg):
         if updated and not math.isfinite(loss):
-            raise FloatingPointError(f"the loss is {loss} at step {done}, epoch {1 + (done - 1) // log.steps_per_epoch}; "
-                                     f"lower lr or raise warmup_steps, then go on with --resume {ckpt_dir}")
+            raise FloatingPointError(f"the loss is {loss} at step {done}, epoch {log.epoch_of(done)}; lower lr or raise "
+                                     f"warmup_steps, then go on with --resume {ckpt_dir}")
         log.step(done, loss, hits, rate(done - 1))
         if done % cfg.save_checkpoint_steps == 0 and done < len(batches):
             saver.save(done)

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -65,9 +67,9 @@ def test_memory_and_disk_give_the_same(cfg):
 @pytest.fixture
 def spoiled(cfg, tmp_path):
     """A list of 48 good and 2 bad images."""
-    lines = open(cfg.train_list).read() + 'none/0.png 0\ncut.png 1\n'
+    lines = Path(cfg.train_list).read_text() + 'none/0.png 0\ncut.png 1\n'
     (tmp_path / 'list.txt').write_text(lines)
-    whole = open(f'{cfg.data_path}/0000/0000.png', 'rb').read()
+    whole = Path(cfg.data_path, '0000', '0000.png').read_bytes()
     link = tmp_path / 'train'
     link.mkdir()
     for person in range(6):
@@ -81,7 +83,8 @@ def test_bad_images_are_named_counted_and_left_out(spoiled, tmp_path):
     for _ in range(2):                                  # the second time from the verdict that was kept
         faces = FaceFolder(spoiled)
         assert check_images(faces, 2, str(tmp_path), 0.05) == 2 and len(faces) == 48
-    assert [line.split(': ')[0].rpartition('/')[2] for line in open(tmp_path / 'bad_images.txt')] == ['0.png', 'cut.png']
+    lines = (tmp_path / 'bad_images.txt').read_text().splitlines()
+    assert [line.split(': ')[0].rpartition('/')[2] for line in lines] == ['0.png', 'cut.png']
     assert len(TrainingBatches(faces, spoiled)) == 18
 
 

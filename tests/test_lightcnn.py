@@ -29,7 +29,7 @@ def test_graph_and_pynative_mode_agree(name, mode):
         network = embedding_network(name, 32, Init('centred', 1)).set_train(False)
         x = np.random.default_rng(0).random((2, 1, 32, 32), np.float32)
         expected = plain(network, name, x)
-        assert np.abs(network(ms.Tensor(x)).asnumpy() - expected).max() < 1e-5 * np.abs(expected).max()
+        assert np.abs(network(ms.Tensor(x)).asnumpy() - expected).max() < 1e-4 * np.abs(expected).max()
     finally:
         ms.set_context(mode=ms.GRAPH_MODE)
 

@@ -1,4 +1,5 @@
 import hashlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -48,14 +49,14 @@ def test_pairs_agree_with_lfws_own_file(protocol_files):
     names, _ = lists.list_for_lfw(lists.load_blufr(protocol_files[0]))
     genuine, impostor = lists.load_lfw_pairs(protocol_files[1], len(names))
     stems = [name.rpartition('/')[2][:-4] for name in names]
-    rows = [line.split() for line in open(protocol_files[1].replace('.mat', '.txt'))][1:]
+    rows = [line.split() for line in Path(protocol_files[1].replace('.mat', '.txt')).read_text().splitlines()[1:]]
     own = [(f'{r[0]}_{int(r[1]):04d}', f'{r[-2] if len(r) == 4 else r[0]}_{int(r[-1]):04d}') for r in rows]
     assert [(stems[a], stems[b]) for a, b in genuine] == [p for p, r in zip(own, rows) if len(r) == 3]
     assert [(stems[a], stems[b]) for a, b in impostor] == [p for p, r in zip(own, rows) if len(r) == 4]
 
 
 def test_broken_mat_files(tmp_path, protocol_files):
-    whole = open(protocol_files[0], 'rb').read()
+    whole = Path(protocol_files[0]).read_bytes()
     for name, data in [('cut', whole[:200000]), ('text', b'not a mat file at all' * 20), ('empty', b'')]:
         (tmp_path / name).write_bytes(data)
         with pytest.raises(ValueError, match=name):

@@ -1,0 +1,148 @@
+"""LightCNN-9 training on the CPU: ours, in one process and in two, beside PyTorch (channels_last), in one run.
+
+    pip install torch==2.13.0          # for this benchmark only
+    python benchmarks/train_speed.py
+
+Claim: at least as fast as PyTorch on the same cores: same network, batch, image size, SGD with momentum, fp32, random
+pictures. Every contender runs in processes of its own, in turn, `--rounds` times; the table shows medians and ratios.
+"""
+import argparse
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+PROJECT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(PROJECT))
+NUM_CLASSES = 1000
+CONTENDERS = {'torch': 'PyTorch, channels_last', 'mindspore': 'ours, 1 process', 'mindspore2': 'ours, 2 processes'}
+
+
+def random_batch(batch_size, image_size):
+    rng = np.random.default_rng(0)
+    return (rng.random((batch_size, 1, image_size, image_size), np.float32),
+            rng.integers(0, NUM_CLASSES, batch_size).astype(np.int32))
+
+
+def timed(step, num_steps):
+    """Return seconds a step, after two that are not counted."""
+    step()
+    step()
+    start = time.perf_counter()
+    for _ in range(num_steps):
+        step()
+    return (time.perf_counter() - start) / num_steps
+
+
+def run_mindspore(args, distributed):
+    from src import device
+    here = device.set_up('CPU', run_distribute=distributed)
+    from mindspore import Tensor
+
+    from src.config import get_config
+    from src.trainer import build_step
+    batch_size = args.batch_size // here.rank_size
+    cfg = get_config('lightcnn9_ms1m', [f'batch_size={batch_size}', f'num_classes={NUM_CLASSES}',
+                                        f'image_size={args.image_size}'])
+    step = build_step(cfg, here)
+    images, labels = map(Tensor, random_batch(batch_size, args.image_size))
+    mask, lr = Tensor(np.ones((batch_size, 256), np.float32)), Tensor(np.float32(1e-4))
+    return timed(lambda: step(images, labels, mask, lr)[0].asnumpy(), args.steps), here.rank
+
+
+def run_torch(args):
+    import torch
+    from torch import nn
+
+    class MFM(nn.Module):
+        def __init__(self, layer):
+            super().__init__()
+            self.layer = layer
+
+        def forward(self, x):
+            a, b = self.layer(x).chunk(2, 1)
+            return torch.maximum(a, b)
+
+    def conv(i, o, k):
+        return MFM(nn.Conv2d(i, 2 * o, k, padding=k // 2))
+
+    layers = [conv(1, 48, 5), nn.MaxPool2d(2)]
+    for n, (i, o) in enumerate([(48, 96), (96, 192), (192, 128), (128, 128)]):
+        layers += [conv(i, i, 1), conv(i, o, 3)] + ([nn.MaxPool2d(2)] if n != 2 else [])
+    width = 128 * (args.image_size // 16) ** 2
+    network = nn.Sequential(*layers, nn.Flatten(), MFM(nn.Linear(width, 512)), nn.Linear(256, NUM_CLASSES))
+    network = network.to(memory_format=torch.channels_last)
+    optimizer = torch.optim.SGD(network.parameters(), lr=1e-4, momentum=0.9, weight_decay=1e-4)
+    images, labels = map(torch.from_numpy, random_batch(args.batch_size, args.image_size))
+    images, labels = images.to(memory_format=torch.channels_last), labels.long()
+
+    def step():
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(network(images), labels).backward()
+        optimizer.step()
+    return timed(step, args.steps), 0
+
+
+def worker(args):
+    """Run one contender in this process and print its figures as JSON."""
+    seconds, rank = run_torch(args) if args.worker == 'torch' else run_mindspore(args, args.worker == 'mindspore2')
+    if rank == 0:
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2 ** 20
+        print(json.dumps({'images_per_s': args.batch_size / seconds, 'peak_gib': peak}), flush=True)
+
+
+def measure(name, args):
+    """Start a contender in fresh processes and return its figures."""
+    own = [str(Path(__file__).resolve()), '--worker', name, '--batch_size', str(args.batch_size), '--image_size',
+           str(args.image_size), '--steps', str(args.steps)]
+    command = [sys.executable, *own]
+    if name == 'mindspore2':
+        msrun = Path(sys.executable).parent / 'msrun'
+        command = [str(msrun), '--worker_num=2', '--local_worker_num=2', '--join=True', '--master_port=8188',
+                   f'--log_dir={args.log_dir}', *own]
+    env = {**os.environ, 'GLOG_v': '3', 'PATH': f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    done = subprocess.run(command, capture_output=True, text=True, env=env)
+    text = done.stdout
+    if name == 'mindspore2' and done.returncode == 0:
+        text = ''.join(p.read_text() for p in Path(args.log_dir).glob('worker_*.log'))
+    lines = [line for line in text.splitlines() if line.startswith('{"images')]
+    if done.returncode or not lines:
+        sys.exit(f"error: {CONTENDERS[name]} did not run: {(done.stderr or done.stdout)[-400:]}")
+    return json.loads(lines[0])
+
+
+def main():
+    flags = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    flags.add_argument('--batch_size', type=int, default=64)
+    flags.add_argument('--image_size', type=int, default=128)
+    flags.add_argument('--steps', type=int, default=4, help='counted steps a round')
+    flags.add_argument('--rounds', type=int, default=3)
+    flags.add_argument('--log_dir', default='/tmp/lightcnn_train_speed')
+    flags.add_argument('--worker', choices=CONTENDERS, help=argparse.SUPPRESS)
+    args = flags.parse_args()
+    if args.worker:
+        worker(args)
+        return
+    figures = {name: [] for name in CONTENDERS}
+    for _ in range(args.rounds):
+        for name, found in figures.items():
+            found.append(measure(name, args))
+    print(f"LightCNN-9, {args.image_size}x{args.image_size}, batch {args.batch_size}, {NUM_CLASSES} classes, fp32, "
+          f"{os.cpu_count()} cores")
+    print(f"{'':24}{'images/s':>10}{'to PyTorch':>12}{'GiB a process':>15}")
+    base = [f['images_per_s'] for f in figures['torch']]
+    for name, found in figures.items():
+        speeds = [f['images_per_s'] for f in found]
+        ratio = statistics.median(s / b for s, b in zip(speeds, base))
+        print(f"{CONTENDERS[name]:24}{statistics.median(speeds):10.1f}{ratio:12.2f}"
+              f"{max(f['peak_gib'] for f in found):15.2f}")
+
+
+if __name__ == '__main__':
+    main()

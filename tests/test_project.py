@@ -1,0 +1,149 @@
+"""The house itself: imports, launchers, the synthetic data, the READMEs and their commands."""
+import ast
+import os
+import re
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from conftest import PROJECT, TINY
+from src import lists
+from src.synthetic import draw_face, write_dataset
+
+ENTRY_SCRIPTS = {'train', 'eval_lfw', 'eval_blufr', 'export', 'preprocess', 'postprocess'}
+LEAVES = {'config', 'images', 'lists', 'lr_generator', 'metrics', 'synthetic'}        # need no MindSpore
+ENV = {**os.environ, 'VIRTUAL_ENV': sys.prefix, 'PATH': f"{sys.prefix}/bin:{os.environ['PATH']}",
+       'DEVICE_TARGET': 'CPU'}
+
+
+def imports(file):
+    """Return the modules a file imports, anywhere in it."""
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found |= {node.module, *(f'{node.module}.{alias.name}' for alias in node.names)}
+    return found
+
+
+def test_arrows_point_one_way():
+    for file in (PROJECT / 'src').glob('*.py'):
+        assert not {m.split('.')[0] for m in imports(file)} & ENTRY_SCRIPTS, file
+    for file in PROJECT.glob('*.py'):
+        assert not {m.split('.')[0] for m in imports(file)} & ENTRY_SCRIPTS, file
+
+
+@pytest.mark.parametrize('name', sorted(LEAVES))
+def test_leaves_need_no_mindspore(name):
+    code = f"import sys; sys.modules['mindspore'] = None; import src.{name}"
+    subprocess.run([sys.executable, '-c', code], cwd=PROJECT, check=True)
+
+
+def test_same_bits_for_the_same_seed():
+    assert np.array_equal(draw_face(1, 2, 3), draw_face(1, 2, 3))
+    assert not np.array_equal(draw_face(1, 2, 3), draw_face(2, 2, 3))
+    assert draw_face(1, 2, 3).shape == (144, 144)
+
+
+def test_faces_of_a_person_are_alike():
+    """Within a person the mean squared difference is clearly smaller than across people: identity shows."""
+    faces = np.array([[draw_face(1, p, i) for i in range(4)] for p in range(6)], float)
+    faces -= faces.mean((2, 3), keepdims=True)
+    faces /= faces.std((2, 3), keepdims=True)
+    flat = faces.reshape(24, -1)
+    alike = flat @ flat.T / flat.shape[1]
+    same = np.kron(np.eye(6), np.ones((4, 4))).astype(bool)
+    assert alike[same & ~np.eye(24, dtype=bool)].mean() > alike[~same].mean() + 0.1
+
+
+def test_protocol_files_are_the_real_format(synthetic):
+    blufr = lists.load_blufr(str(synthetic / 'mat_files' / 'blufr_lfw_config.mat'))
+    pairs = lists.load_lfw_pairs(str(synthetic / 'mat_files' / 'lfw_pairs.mat'), len(blufr.names))
+    names, labels = lists.list_for_lfw(blufr)
+    assert len(names) == 14 * 24 and len(blufr.trials) == 10 and [len(p) for p in pairs] == [3000, 3000]
+    assert (labels[pairs[0][:, 0]] == labels[pairs[0][:, 1]]).all() and \
+        (labels[pairs[1][:, 0]] != labels[pairs[1][:, 1]]).all()
+    for trial in blufr.trials:
+        assert set(trial['gallery']) | set(trial['probe']) == set(trial['test'])
+        assert not set(trial['gallery']) & set(trial['probe'])
+
+
+def test_drawing_again_keeps_what_is_there(tmp_path):
+    write_dataset(str(tmp_path), 1, 2, 14, 22, 1)
+    file = tmp_path / 'train' / '0000' / '0001.png'
+    first, when = file.read_bytes(), file.stat().st_mtime_ns
+    os.remove(tmp_path / 'train' / '0000' / '0000.png')
+    write_dataset(str(tmp_path), 1, 2, 14, 22, 1)
+    assert file.read_bytes() == first and file.stat().st_mtime_ns == when
+    assert (tmp_path / 'train' / '0000' / '0000.png').exists()
+
+
+def bash(command, cwd, **env):
+    return subprocess.run(['bash', '-c', command], cwd=cwd, env={**ENV, **env}, capture_output=True, text=True,
+                          timeout=900)
+
+
+def test_standalone_shows_a_start_that_fails(tmp_path):
+    done = bash(f'bash {PROJECT}/scripts/train_standalone.sh 0 --recipe nonsense', tmp_path)
+    assert done.returncode == 1 and "unknown recipe 'nonsense'" in done.stderr
+    assert "unknown recipe" in (tmp_path / 'train_standalone_log.log').read_text()
+
+
+def test_standalone_goes_on_in_the_background(tmp_path, synthetic):
+    settings = ' '.join(TINY).replace('epochs=2', 'epochs=500')
+    done = bash(f'bash {PROJECT}/scripts/train_standalone.sh 0 {settings} --dataset_path {synthetic}', tmp_path,
+                START_SECONDS='5')
+    assert done.returncode == 0 and 'train_standalone_log.log' in done.stdout
+    pid = int(re.search(r'pid (\d+)', done.stdout).group(1))
+    os.kill(pid, 0)                                            # it is there
+    os.kill(pid, 9)
+    time.sleep(0.2)
+
+
+@pytest.mark.parametrize('launcher', ['train_standalone', 'eval_lfw', 'eval_blufr'])
+def test_launchers_say_how_they_are_called(launcher, tmp_path):
+    done = bash(f'bash {PROJECT}/scripts/{launcher}.sh', tmp_path)
+    assert done.returncode == 2 and done.stderr.startswith('usage: ')
+
+
+def test_a_failed_evaluation_is_passed_on(tmp_path):
+    done = bash(f'bash {PROJECT}/scripts/eval_lfw.sh 0 nowhere', tmp_path)
+    assert done.returncode == 2 and 'error: ' in done.stdout
+    assert 'error: ' in (tmp_path / 'eval_lfw.log').read_text()
+
+
+def readme_commands(name):
+    """Return the commands of a README's bash blocks, comments taken off, continued lines joined."""
+    text = (PROJECT / name).read_text(encoding='utf-8')
+    blocks = re.findall(r'```bash\n(.*?)```', text, re.S)
+    lines = ''.join(blocks).replace('\\\n', ' ').splitlines()
+    return [command for line in lines if (command := re.sub(r'\s+#.*', '', line).strip()) and command[0] != '#']
+
+
+def test_both_readmes_carry_the_same_commands_and_headings():
+    assert readme_commands('README.md') == readme_commands('README_CN.md') != []
+    levels = [re.findall(r'^(#+) ', (PROJECT / name).read_text(encoding='utf-8'), re.M)
+              for name in ('README.md', 'README_CN.md')]
+    assert levels[0] == levels[1]
+
+
+def test_readme_commands_run(tmp_path, synthetic):
+    """Every command of the README in its order, on the tiny synthetic faces and with settings to match."""
+    (tmp_path / 'faces').symlink_to(synthetic)
+    quick = tmp_path / 'quickstart'
+    quick.mkdir()
+    (quick / 'data').symlink_to(synthetic)
+    small = ' '.join(TINY[4:])
+    for command in readme_commands('README.md'):
+        if 'run_tests.sh' in command:
+            command += ' --collect-only -q'
+        elif re.search(r'train\.py|train_standalone|quickstart\.sh', command) and '--help' not in command:
+            command += ' ' + (small.replace('batch_size=8', 'batch_size=4') if 'msrun' in command else small)
+        command = re.sub(r'\b(scripts/|train\.py|eval_\w+\.py)(?=\S* |\S*$)', rf'{PROJECT}/\1', command)
+        done = bash(command, tmp_path, START_SECONDS='300', QUICKSTART_DIR=str(quick), PYTHONPATH=str(PROJECT))
+        assert done.returncode == 0, f'{command}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}'
+    assert (quick / 'scores.png').exists() and (quick / 'trained_lfw.json').exists()
