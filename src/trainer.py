@@ -304,8 +304,8 @@ def train(cfg, device, recipe, ckpt_dir, resume=None, evaluate=None, eval_every=
 
     for done, loss, hits, updated in step_outputs(step, batches, rate, range(first, len(batches)), cfg):
         if updated and not math.isfinite(loss):
-            raise FloatingPointError(f"the loss is {loss} at step {done}, epoch {log.epoch_of(done)}; lower lr or raise "
-                                     f"warmup_steps, then go on with --resume {ckpt_dir}")
+            raise FloatingPointError(f"the loss is {loss} at step {done}, epoch {log.epoch_of(done)}; lower lr or "
+                                     f"raise warmup_steps, then go on with --resume {ckpt_dir}")
         log.step(done, loss, hits, rate(done - 1))
         if done % cfg.save_checkpoint_steps == 0 and done < len(batches):
             saver.save(done)
