@@ -14,7 +14,7 @@ from src import lists
 from src.synthetic import draw_face, write_dataset
 
 ENTRY_SCRIPTS = {'train', 'eval_lfw', 'eval_blufr', 'export', 'preprocess', 'postprocess'}
-LEAVES = {'config', 'images', 'lists', 'lr_generator', 'metrics', 'synthetic'}        # need no MindSpore
+LEAVES = {'config', 'images', 'lists', 'lr_generator', 'metrics', 'synthetic', 'train_log'}        # need no MindSpore
 ENV = {**os.environ, 'VIRTUAL_ENV': sys.prefix, 'PATH': f"{sys.prefix}/bin:{os.environ['PATH']}",
        'DEVICE_TARGET': 'CPU'}
 

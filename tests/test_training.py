@@ -14,7 +14,8 @@ from src import checkpoint
 from src.config import get_config
 from src.device import Device
 from src.lightcnn import training_network
-from src.trainer import TrainStep, parameter_group, read_log, step_outputs
+from src.train_log import read_log
+from src.trainer import TrainStep, parameter_group, step_outputs
 
 
 @pytest.fixture
