@@ -32,7 +32,7 @@ def main():
     here = device.set_up(args.device_target, args.device_id, args.run_distribute)
     from src.evaluation import lfw_scorer
     from src.trainer import train
-    evaluate = lfw_scorer(cfg) if args.eval_every else None
+    evaluate = lfw_scorer(cfg, here) if args.eval_every else None
     train(cfg, here, args.recipe, args.ckpt_path, args.resume, evaluate, args.eval_every)
 
 

@@ -2,3 +2,4 @@
 from src import device
 
 device.guard_onednn()
+device.quiet_log()

@@ -33,6 +33,11 @@ def guard_onednn(version=None, environ=os.environ):
         environ.setdefault('ONEDNN_MAX_CPU_ISA', 'AVX2')
 
 
+def quiet_log(environ=os.environ):
+    """Have MindSpore report errors only, unless the user has set a level: it warns of every card that is not there."""
+    environ.setdefault('GLOG_v', '3')
+
+
 def set_up(device_target='auto', device_id=None, run_distribute=False):
     """Choose the device for this process and return a `Device`.
 
@@ -43,6 +48,8 @@ def set_up(device_target='auto', device_id=None, run_distribute=False):
     rank, size = (_environment_rank() if run_distribute else (0, 1))
     if size > 1:
         _use_own_cores(rank, size)                     # threads of the pools inherit it: before the import
+        # a rank may wait this long for another that saves or is slow; 15 s, the default on the CPU, kills whole runs
+        os.environ.setdefault('MS_RECEIVE_MSG_TIMEOUT', '600')
     import mindspore as ms
     available = [t for t in TARGETS if is_available(ms, t)]
     if target == 'auto':

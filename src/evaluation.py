@@ -46,12 +46,14 @@ def score_blufr(cfg, features_of, progress=iter):
     return metrics.blufr(features_of(names), protocol, names, progress)
 
 
-def lfw_scorer(cfg):
+def lfw_scorer(cfg, device):
     """Return a function network -> LFW numbers in percent that embeds only the images that pairs use.
 
+    All ranks call it together: each embeds its share, so that none waits for another longer than a collective may.
     Lists, protocol and images are looked up now, so that what is missing is said before a training starts.
     """
     from src.embedding import embed, find_images
+    from src.lightcnn import EMBEDDING_SIZE
     from src.report import lfw_json
     names, _ = lfw_images(cfg)
     pairs = lists.load_lfw_pairs(cfg.lfw_pairs_mat_path, len(names))
@@ -60,7 +62,12 @@ def lfw_scorer(cfg):
     paths = find_images(cfg.root_path, [names[row] for row in used])
 
     def score(network):
-        features = embed(network, paths, cfg.image_size, num_workers=cfg.num_workers)
+        features = np.zeros((len(paths), EMBEDDING_SIZE), np.float32)
+        mine = slice(device.rank, None, device.rank_size)
+        features[mine] = embed(network, paths[mine], cfg.image_size, num_workers=cfg.num_workers)
+        if device.rank_size > 1:
+            from mindspore import Tensor, ops
+            features = ops.AllReduce()(Tensor(features)).asnumpy()
         return lfw_json(metrics.lfw(features, genuine, impostor))
     return score
 

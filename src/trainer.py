@@ -257,9 +257,7 @@ def _restore(saver, ckpt_dir, resume):
 
 
 def _evaluate(evaluate, step, saver, log, done, best):
-    """Score the network on rank 0 while the others wait; keep it as best.ckpt if it is the best so far."""
-    if not saver.is_writer:
-        return best
+    """Score the network, all ranks together; keep it as best.ckpt if it is the best so far."""
     start = time.time()
     step.set_train(False)
     result = evaluate(step.network.embedding)
