@@ -30,7 +30,7 @@ class TrainLog:
         self.losses.append(loss)
         self.hits += hits
         ends_epoch = step % self.steps_per_epoch == 0
-        if step % self.cfg.log_steps == 0 or ends_epoch or step == self.num_steps:
+        if step // self.cfg.log_steps > self.last_step // self.cfg.log_steps or ends_epoch or step == self.num_steps:
             self._line(step, lr)
         if ends_epoch:
             self._epoch_line(step)

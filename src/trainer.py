@@ -123,14 +123,18 @@ def step_outputs(step, batches, rate, steps, cfg):
         return *batches[k], np.float32(rate(k))
 
     if cfg.sink_size > 1:
-        yield from _sunk_outputs(step, get, steps, cfg)
+        yield from _sunk_outputs(step, get, steps, batches, cfg)
         return
     for k, batch in zip(steps, prefetch(get, steps, cfg.num_workers)):
         yield k + 1, *(float(x.asnumpy()) for x in step(*(Tensor(array) for array in batch)))
 
 
-def _sunk_outputs(step, get, steps, cfg):
-    size = math.gcd(cfg.sink_size, math.gcd(cfg.save_checkpoint_steps, len(steps)))
+def _sunk_outputs(step, get, steps, batches, cfg):
+    # a sink must not run over the end of an epoch or of the training, nor over a step that is saved
+    size = math.gcd(cfg.sink_size, math.gcd(cfg.save_checkpoint_steps, math.gcd(batches.steps_per_epoch, steps.start)))
+    if size != cfg.sink_size:
+        print(f"sink_size {cfg.sink_size} does not divide {batches.steps_per_epoch} steps an epoch, "
+              f"save_checkpoint_steps and the first step; {size} is used", flush=True)
 
     class Source:
         def __len__(self):
@@ -164,10 +168,10 @@ class Saver:
         checkpoint.remove_old(self.ckpt_dir, self.cfg.keep_checkpoint_max)
 
     def _parameters(self):
-        state = [*self.step.weights, *self.step.moments]
+        state = {p.name: p for p in [*self.step.weights, *self.step.moments]}
         if self.step.scaler is not None:
-            state += [self.step.scaler.scale_value, self.step.scaler.counter]
-        return {p.name: p for p in state}
+            state['loss_scale'], state['loss_scale_steps'] = self.step.scaler.scale_value, self.step.scaler.counter
+        return state
 
     def _facts(self, done):
         cfg = self.cfg

@@ -100,10 +100,30 @@ def test_other_devices_train_in_mixed_precision(cfg, monkeypatch):
     assert trainer.build_step(cfg, Device('CPU', 0, 0, 1)).scaler is None and levels == ['O2']
 
 
-@pytest.mark.parametrize('first, expected', [(0, 2), (4, 2), (2, 2), (7, 1)])
-def test_sinks_end_at_checkpoints(cfg, monkeypatch, first, expected):
-    """Up to the call of data_sink: a sink never runs over a step that is to be saved."""
-    cfg.sink_size, cfg.save_checkpoint_steps = 2, 4
+def test_the_loop_with_a_loss_scale_resumes_too(cfg, monkeypatch, tmp_path):
+    """The loop as on Ascend, its network kept in fp32 so that it runs here: the scale is saved and comes back."""
+    from src import trainer
+    monkeypatch.setattr(trainer.ms.amp, 'auto_mixed_precision', lambda network, level: network)
+    ascend = Device('Ascend', 0, 0, 1)
+    cfg.epochs = 1
+    assert trainer.train(cfg, ascend, 'quickstart', str(tmp_path)) == 6
+    last = weights_of(tmp_path / 'lightcnn-1_6.ckpt')
+    assert float(last['loss_scale']) == 2.0 ** 16 and int(last['loss_scale_steps']) == 6
+    for name in ('lightcnn-1_6.ckpt', 'lightcnn-1_6.json'):
+        os.remove(tmp_path / name)
+    assert trainer.train(cfg, ascend, 'quickstart', str(tmp_path), 'auto') == 6
+    again = weights_of(tmp_path / 'lightcnn-1_6.ckpt')
+    assert all(np.array_equal(last[name], again[name]) for name in last)
+
+
+class FakeBatches(dict):
+    steps_per_epoch = 6
+
+
+@pytest.mark.parametrize('first, save_steps, expected', [(0, 4, 2), (4, 4, 2), (2, 4, 2), (7, 4, 1), (3, 3, 1)])
+def test_sinks_end_at_checkpoints_and_epochs(cfg, monkeypatch, capsys, first, save_steps, expected):
+    """Up to the call of data_sink: a sink never runs over the end of an epoch or a step that is to be saved."""
+    cfg.sink_size, cfg.save_checkpoint_steps = 2, save_steps
     sizes = []
 
     def data_sink(step, dataset, sink_size, jit_config):
@@ -111,11 +131,12 @@ def test_sinks_end_at_checkpoints(cfg, monkeypatch, first, expected):
         assert dataset.get_dataset_size() == 12 - first
         return lambda: [ms.Tensor(np.float32(x)) for x in (1.5, 3, 1)]
     monkeypatch.setattr(ms, 'data_sink', data_sink)
-    batches = {k: [np.zeros(1, np.float32)] * 3 for k in range(12)}
+    batches = FakeBatches({k: [np.zeros(1, np.float32)] * 3 for k in range(12)})
     outputs = list(step_outputs(None, batches, lambda k: 0.1, range(first, 12), cfg))
     assert sizes == [expected]
-    saved = {k for k in range(first + 1, 13) if k % 4 == 0}
-    assert saved <= {done for done, *_ in outputs} and outputs[-1] == (12, 1.5, 3.0, 1.0)
+    stops = {k for k in range(first + 1, 13) if k % save_steps == 0 or k % 6 == 0}
+    assert ('sink_size 2 does not divide' in capsys.readouterr().out) == (expected == 1)
+    assert stops <= {done for done, *_ in outputs} and outputs[-1] == (12, 1.5, 3.0, 1.0)
 
 
 def test_a_run_leaves_checkpoints_facts_log_and_plot(trained):
@@ -215,15 +236,18 @@ def test_another_network_is_named(tmp_path):
 
 def test_two_processes_follow_one(synthetic, tmp_path):
     """Data parallel under msrun: 2 x batch 4 gives the weights of 1 x batch 8, within float error."""
-    small = [*TINY, 'epochs=1']
+    small = [*TINY, 'epochs=1', '--eval_every', '1']
     one = script('train.py', *small, '--dataset_path', synthetic, '--ckpt_path', tmp_path / 'one')
     assert one.returncode == 0, one.stderr
     msrun = f'{sys.prefix}/bin/msrun'
     two = subprocess.run([msrun, '--worker_num=2', '--local_worker_num=2', '--master_port=8177', '--join=True',
                           f'--log_dir={tmp_path}/logs', str(PROJECT / 'train.py'), '--run_distribute', *small,
-                          'batch_size=4', '--dataset_path', str(synthetic), '--ckpt_path', str(tmp_path / 'two')],
+                          '--set', 'batch_size=4', '--dataset_path', str(synthetic), '--ckpt_path',
+                          str(tmp_path / 'two')],
                          capture_output=True, text=True, timeout=300,
                          env={**os.environ, 'PATH': f"{sys.prefix}/bin:{os.environ['PATH']}"})
     assert two.returncode == 0, two.stdout + two.stderr
     a, b = (weights_of(tmp_path / d / 'lightcnn-1_6.ckpt') for d in ('one', 'two'))
     assert all(np.allclose(a[n], b[n], atol=1e-5) for n in a)
+    scores = [read_log(str(tmp_path / d / 'train_log.jsonl'))[-1]['eer100'] for d in ('one', 'two')]
+    assert scores[0] == pytest.approx(scores[1], abs=0.2)
