@@ -42,16 +42,25 @@ def save(ckpt_file, parameters, facts):
 
 def remove_old(ckpt_dir, keep):
     """Delete all but the newest `keep` numbered checkpoints of a folder, facts first."""
-    for ckpt in _by_step(ckpt_dir)[:-keep]:
+    numbered = [ckpt for ckpt in by_step(ckpt_dir) if _NUMBERED.match(os.path.basename(ckpt))]
+    for ckpt in numbered[:-keep]:
         for file in (facts_file(ckpt), ckpt):
             if os.path.exists(file):
                 os.remove(file)
 
 
-def _by_step(ckpt_dir):
-    """Return the numbered checkpoints of a folder, oldest first."""
-    names = [name for name in os.listdir(ckpt_dir) if _NUMBERED.match(name)]
-    return [os.path.join(ckpt_dir, n) for n in sorted(names, key=lambda n: [int(x) for x in re.findall(r'\d+', n)])]
+def by_step(ckpt_dir):
+    """Return the checkpoint files of a folder by the step in their facts; first come, by age, those without facts."""
+    files = [os.path.join(ckpt_dir, n) for n in os.listdir(ckpt_dir) if n.endswith('.ckpt') and not n.startswith('.')]
+    return sorted(files, key=lambda ckpt: (_step(ckpt), os.path.getmtime(ckpt)))
+
+
+def _step(ckpt):
+    try:
+        with open(facts_file(ckpt), encoding='utf-8') as text:
+            return int(json.load(text)['step'])
+    except (OSError, ValueError, KeyError, TypeError):
+        return -1
 
 
 def read_facts(ckpt_file):
@@ -63,7 +72,9 @@ def read_facts(ckpt_file):
         return None
     except ValueError as error:
         raise ValueError(f"{facts_file(ckpt_file)}: not readable as JSON ({error})") from None
-    if not isinstance(facts, dict) or facts.get('sha256') != file_sha256(ckpt_file):
+    if not isinstance(facts, dict) or not isinstance(facts.get('step', 0), int):
+        raise ValueError(f"{facts_file(ckpt_file)}: not the facts of a checkpoint")
+    if facts.get('sha256') != file_sha256(ckpt_file):
         raise ValueError(f"{ckpt_file}: does not match the sha256 in {facts_file(ckpt_file)}; the file is damaged "
                          "or the two do not belong together")
     return facts
@@ -72,23 +83,24 @@ def read_facts(ckpt_file):
 def newest(path):
     """Return the checkpoint file that `path` means: a file itself, of a folder the newest valid one.
 
-    Raises FileNotFoundError if there is none; a damaged newer one is named and passed over.
+    Newest is the highest step in the facts. Raises FileNotFoundError if there is none; a damaged newer one is named
+    and passed over.
     """
     if os.path.isfile(path):
         return path
     if not os.path.isdir(path):
         raise FileNotFoundError(f"{path}: no such checkpoint file or folder")
-    numbered = _by_step(path)
-    others = [os.path.join(path, n) for n in os.listdir(path) if n.endswith('.ckpt') and not n.startswith('.')]
-    others = sorted(set(others) - set(numbered), key=os.path.getmtime)
-    for ckpt in reversed(others + numbered):
+    files = by_step(path)
+    for ckpt in reversed(files):
         try:
-            if read_facts(ckpt) is not None or ckpt in others:
+            if read_facts(ckpt) is not None:
                 return ckpt
-            print(f"{ckpt}: has no facts file, so it was not finished; passed over")
         except ValueError as error:
-            print(f"{error}; passed over")
-    raise FileNotFoundError(f"{path}: holds no valid .ckpt file")
+            print(f"{error}; passed over", flush=True)
+    without_facts = [ckpt for ckpt in files if not os.path.exists(facts_file(ckpt))]
+    if not without_facts:
+        raise FileNotFoundError(f"{path}: holds no valid .ckpt file")
+    return without_facts[-1]
 
 
 def load_parameters(ckpt_file):

@@ -98,7 +98,7 @@ def lightcnn9_celebrities():
     cfg.weight_decay = cfg.fc2_weight_decay = 5e-4
     cfg.fc2_weight_lr_mult = cfg.fc2_bias_lr_mult = 1.0
     cfg.dropout = 0.4
-    cfg.epochs = 30
+    cfg.epochs = 24
     cfg.save_checkpoint_steps = 500
     cfg.keep_checkpoint_max = 3
     cfg.log_steps = 50

@@ -14,6 +14,7 @@ from scipy.io import loadmat, whosmat
 # the path ends with its extension, whatever blanks it holds; without one it ends before the last blank
 _WITH_EXTENSION = re.compile(r'(.*\.(?:jpe?g|png|bmp))\s+(-?\d+)(?:\s.*)?$', re.IGNORECASE)
 _PLAIN = re.compile(r'(.*\S)\s+(-?\d+)$')
+_LFW_NAME = re.compile(r'[^/\\.][^/\\]*_\d+\.\w+$')
 MAX_MAT_BYTES = 200 * 2**20
 
 # LFW's errata page: these pictures show another person than their file name says
@@ -157,8 +158,8 @@ def _text(cell, file):
         if cell.size != 1:
             raise ValueError(f"{file}: imageList does not hold one name per cell")
         cell = cell.flat[0]
-    if not isinstance(cell, str):
-        raise ValueError(f"{file}: imageList does not hold text")
+    if not isinstance(cell, str) or not _LFW_NAME.match(cell):
+        raise ValueError(f"{file}: imageList holds {str(cell)[:80]!r}, expected names like 'Aaron_Eckhart_0001.jpg'")
     return cell
 
 

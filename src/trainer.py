@@ -182,11 +182,11 @@ class Saver:
                           'face': 'centre 128x128 of the 144x144 alignment, area-resized to image_size'}}
 
     def restore(self, path):
-        """Load the newest checkpoint that `path` means and return the number of steps it has done."""
+        """Load the newest checkpoint that `path` means; return (number of steps it has done, its file)."""
         ckpt = checkpoint.newest(path)
         facts = checkpoint.read_facts(ckpt)
-        if facts is None:
-            raise ValueError(f"{ckpt}: has no facts file ({checkpoint.facts_file(ckpt)}), so its step is not known")
+        if facts is None or 'step' not in facts:
+            raise ValueError(f"{ckpt}: {checkpoint.facts_file(ckpt)} does not tell the step, so it cannot be resumed")
         self._check(ckpt, facts)
         loaded, wanted = checkpoint.load_parameters(ckpt), self._parameters()
         wrong = [n for n, p in wanted.items() if n not in loaded or loaded[n].shape != p.shape]
@@ -194,7 +194,7 @@ class Saver:
             raise ValueError(f"{ckpt}: {len(wrong)} parameters are missing or of another shape, such as {wrong[0]}")
         for name, parameter in wanted.items():
             parameter.set_data(loaded[name])
-        return int(facts['step']), ckpt
+        return facts['step'], ckpt
 
     def _check(self, ckpt, facts):
         now = self._facts(0)

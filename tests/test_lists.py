@@ -67,6 +67,19 @@ def test_broken_mat_files(tmp_path, protocol_files):
         lists.load_blufr(str(tmp_path / 'absent.mat'))
 
 
+@pytest.mark.parametrize('name', ['../../etc/x_1.jpg', '_0001.jpg', '/x_1.jpg', '..', 'plain.jpg'])
+def test_names_in_a_mat_file_stay_in_their_folder(tmp_path, name):
+    cells = np.empty((2, 1), object)
+    cells[:, 0] = ['A_0001.jpg', name]
+    rows = np.empty((1, 1), object)
+    rows[0, 0] = np.array([[1], [2]])
+    file = str(tmp_path / 'b.mat')
+    savemat(file, {'imageList': cells, 'labels': np.array([[1], [2]]), 'trainIndex': rows, 'testIndex': rows,
+                   'galIndex': rows, 'probIndex': rows})
+    with pytest.raises(ValueError, match='expected names like'):
+        lists.load_blufr(file)
+
+
 @pytest.mark.parametrize('pairs', [np.array([[0, 1], [1, 2]]), np.array([[1, 9], [1, 2]]), np.array([1, 2, 3]),
                                    np.array([[1.5, 2], [1, 2]]), np.zeros((2, 0))])
 def test_pairs_out_of_range(tmp_path, pairs):

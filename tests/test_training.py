@@ -164,6 +164,8 @@ def test_resuming_equals_an_undisturbed_run(synthetic, trained, tmp_path):
     for name in ('lightcnn-1_4.ckpt', 'lightcnn-1_4.json', 'train_log.jsonl'):
         shutil.copy(trained / name, tmp_path)
     (tmp_path / 'lightcnn-2_6.ckpt').write_bytes(b'cut off before its facts came')
+    (tmp_path / 'lightcnn-2_2.ckpt').write_bytes(b'damaged')
+    shutil.copy(trained / 'lightcnn-2_2.json', tmp_path)
     done = script('train.py', *TINY, '--dataset_path', synthetic, '--ckpt_path', tmp_path, '--resume', 'auto')
     assert done.returncode == 0, done.stderr
     assert 'resuming from' in done.stdout and 'passed over' in done.stdout
