@@ -1,9 +1,4 @@
-"""What people look at: tables of 80 columns, the JSON of a result, plots.
-
-    python -m src.report --dataset_path faces --out plots --run mine lfw.npy blufr.npy --run theirs a.npy b.npy
-
-scores several runs' features, prints one table and draws plots/scores.png.
-"""
+"""What people look at: tables of 80 columns, the JSON of a result, plots."""
 import json
 import math
 import os
@@ -154,28 +149,3 @@ def runs_table(runs):
     lines = [f"{'percent':<38}" + ''.join(f'{label[:12]:>13}' for label in runs)]
     lines += [f'{name:<38}' + ''.join(f'{show(get(*numbers)):>13}' for numbers in runs.values()) for name, get in rows]
     return '\n'.join(lines)
-
-
-def main():
-    from src import cli
-    from src.config import get_config
-    from src.evaluation import load_features, score_blufr, score_lfw
-    flags = cli.parser(__doc__.splitlines()[0], __doc__.split('\n\n')[1])
-    cli.add_config_flags(flags)
-    flags.add_argument('--run', nargs=3, action='append', required=True, metavar=('LABEL', 'LFW.npy', 'BLUFR.npy'))
-    flags.add_argument('--out', required=True, metavar='DIR', help='where scores.png goes')
-    args = flags.parse_args()
-    cfg = get_config(args.recipe, args.settings, args.dataset_path)
-    runs = {}
-    for label, lfw_file, blufr_file in args.run:
-        runs[label] = (score_lfw(cfg, lambda names, file=lfw_file: load_features(file, len(names))),
-                       score_blufr(cfg, lambda names, file=blufr_file: load_features(file, len(names))))
-    print(runs_table({label: (lfw_json(lfw), blufr_json(blufr)) for label, (lfw, blufr) in runs.items()}))
-    os.makedirs(args.out, exist_ok=True)
-    plot_scores(runs, os.path.join(args.out, 'scores.png'))
-    print(f"curves: {os.path.join(args.out, 'scores.png')}")
-
-
-if __name__ == '__main__':
-    from src import cli
-    cli.run(main)

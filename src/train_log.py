@@ -1,5 +1,6 @@
 """The log of a training: lines for people on the terminal, the same as JSON in train_log.jsonl."""
 import json
+import math
 import os
 import time
 
@@ -16,7 +17,7 @@ class TrainLog:
         self.global_batch, self.steps_per_epoch, self.num_steps = global_batch, steps_per_epoch, num_steps
         self.first_step = self.last_step = self.epoch_step = first_step
         self.start = self.last_time = self.epoch_time = time.time()
-        self.losses, self.hits = [], 0.0
+        self.losses, self.hits, self.num_seen = [], 0.0, 0
         if is_writer:
             self._keep_up_to(first_step)
 
@@ -27,8 +28,10 @@ class TrainLog:
 
     def step(self, step, loss, hits, lr):
         """Take in one step; print and write a line every log_steps and at the end of an epoch."""
-        self.losses.append(loss)
+        if math.isfinite(loss):                        # an overflow that the loss scale skips is not
+            self.losses.append(loss)
         self.hits += hits
+        self.num_seen += 1                             # fewer than steps where several run in one sink
         ends_epoch = step % self.steps_per_epoch == 0
         if step // self.cfg.log_steps > self.last_step // self.cfg.log_steps or ends_epoch or step == self.num_steps:
             self._line(step, lr)
@@ -39,16 +42,16 @@ class TrainLog:
         return 1 + (step - 1) // self.steps_per_epoch
 
     def _line(self, step, lr):
-        now, num = time.time(), len(self.losses)
-        row = {'step': step, 'epoch': self.epoch_of(step), 'loss': float(np.mean(self.losses)),
-               'lr': float(lr), 'top1': self.hits / (num * self.global_batch),
-               'images_per_s': (step - self.last_step) * self.global_batch / (now - self.last_time)}
+        now, num = time.time(), step - self.last_step
+        row = {'step': step, 'epoch': self.epoch_of(step), 'loss': float(np.mean(self.losses or [math.inf])),
+               'lr': float(lr), 'top1': self.hits / (self.num_seen * self.global_batch),
+               'images_per_s': num * self.global_batch / (now - self.last_time)}
         left = (now - self.start) / (step - self.first_step) * (self.num_steps - step)
         self.say(f"epoch: {row['epoch']} step: {1 + (step - 1) % self.steps_per_epoch}, loss is {row['loss']:.5g}, "
                  f"lr {row['lr']:.4g}, top-1 {100 * row['top1']:.1f} %, {row['images_per_s']:.1f} images/s, "
                  f"{duration(left)} left")
         self.write(row)
-        self.losses, self.hits, self.last_step, self.last_time = [], 0.0, step, now
+        self.losses, self.hits, self.num_seen, self.last_step, self.last_time = [], 0.0, 0, step, now
 
     def _epoch_line(self, step):
         milliseconds = 1000 * (time.time() - self.epoch_time)

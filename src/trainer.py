@@ -20,6 +20,9 @@ from src.report import plot_training
 from src.train_log import TrainLog, read_log
 
 
+MAX_SKIPPED = 50                 # overflows in a row that a loss scale may cause; more is a training that has failed
+
+
 def parameter_group(name, cfg):
     """Return (learning-rate multiple, weight decay) of a parameter: the four groups of the published recipe."""
     if name == 'classifier.fc2_weight':
@@ -224,13 +227,14 @@ def train(cfg, device, recipe, ckpt_dir, resume=None, evaluate=None, eval_every=
             f"of {cfg.num_classes} people ({num_bad} unreadable left out), {batches.steps_per_epoch} steps an epoch, "
             f"steps {first} to {len(batches)}")
     best = max([row['eer100'] for row in read_log(log.file) if 'eer100' in row], default=-1)
-    done = first
+    done, num_skipped = first, 0
 
     def rate(k):
         return learning_rate(k, cfg, batches.steps_per_epoch, len(batches))
 
     for done, loss, hits, updated in step_outputs(step, batches, rate, range(first, len(batches)), cfg):
-        if updated and not math.isfinite(loss):
+        num_skipped = 0 if updated else num_skipped + 1
+        if updated and not math.isfinite(loss) or num_skipped > MAX_SKIPPED:
             raise FloatingPointError(f"the loss is {loss} at step {done}, epoch {log.epoch_of(done)}; lower lr or "
                                      f"raise warmup_steps, then go on with --resume {ckpt_dir}")
         log.step(done, loss, hits, rate(done - 1))

@@ -253,3 +253,12 @@ def test_two_processes_follow_one(synthetic, tmp_path):
     assert all(np.allclose(a[n], b[n], atol=1e-5) for n in a)
     scores = [read_log(str(tmp_path / d / 'train_log.jsonl'))[-1]['eer100'] for d in ('one', 'two')]
     assert scores[0] == pytest.approx(scores[1], abs=0.2)
+
+
+def test_endless_overflows_end_the_run(cfg, monkeypatch, tmp_path):
+    """A loss scale that never finds a finite gradient is a failed training, not a silent one."""
+    from src import trainer
+    monkeypatch.setattr(trainer, 'step_outputs', lambda *_: ((k, float('inf'), 0.0, 0.0) for k in range(1, 60)))
+    cfg.epochs, cfg.save_checkpoint_steps = 100, 1000
+    with pytest.raises(FloatingPointError, match='at step 51'):
+        trainer.train(cfg, Device('CPU', 0, 0, 1), 'quickstart', str(tmp_path))
