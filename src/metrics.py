@@ -16,7 +16,8 @@ DIR_FARS = np.array([0.0] + [m * 10.0 ** e for e in range(-4, 0) for m in range(
 DIR_RANKS = np.array([*range(1, 11), *range(20, 101, 10)])
 REPORT_VR_FAR, REPORT_DIR_FAR, REPORT_RANK = 0.001, 0.01, 1
 
-_BINS = 1 << 16                                # over scores -1..1: 3e-5 wide, far above a float32 product's error
+_BINS = 1 << 16                                # from the smallest score to 1
+_ERROR = 4e-6                                  # well above what float32 products are off by
 _BLOCK = 1024
 
 
@@ -88,7 +89,11 @@ def _fold_statistics(accuracies):
 
 def pair_scores(features, pairs):
     """Return the cosine similarity (P,) of `pairs` (P, 2) of rows of unit-length `features` (N, D)."""
-    return np.einsum('pd,pd->p', features[pairs[:, 0]], features[pairs[:, 1]])
+    scores = np.empty(len(pairs))
+    for start in range(0, len(pairs), 1 << 14):                              # the gathered rows stay in the cache
+        some = pairs[start:start + (1 << 14)]
+        np.einsum('pd,pd->p', features[some[:, 0]], features[some[:, 1]], out=scores[start:start + len(some)])
+    return scores
 
 
 def lfw(features, genuine_pairs, impostor_pairs, names=None):
@@ -110,17 +115,18 @@ def blufr(features, protocol, names=None, progress=iter):
     unit = unit_rows(features, names)
     labels = np.ascontiguousarray(protocol.labels)
     scores = _lower_triangle(unit.astype(np.float32))
+    lowest = np.float32(min(scores[i, :i].min() for i in range(1, len(scores))))
     pairs = _genuine_pairs(labels)
     pair_score = pair_scores(unit, pairs)
-    trials = [_trial(unit, scores, labels, pairs, pair_score, trial) for trial in progress(protocol.trials)]
+    trials = [_trial(unit, scores, lowest, labels, pairs, pair_score, trial) for trial in progress(protocol.trials)]
     return {key: np.array([trial[key] for trial in trials]) for key in trials[0]}
 
 
-def _trial(unit, scores, labels, pairs, pair_score, trial):
+def _trial(unit, scores, lowest, labels, pairs, pair_score, trial):
     in_test = np.zeros(len(labels), bool)
     in_test[trial['test']] = True
     genuine = np.sort(pair_score[in_test[pairs[:, 0]] & in_test[pairs[:, 1]]])
-    vr_thresholds = _verification_thresholds(unit, scores, labels, np.sort(trial['test']), genuine)
+    vr_thresholds = _verification_thresholds(unit, scores, lowest, labels, np.sort(trial['test']), genuine)
     vr = 1 - np.searchsorted(genuine, vr_thresholds) / len(genuine)
     shares, dir_thresholds = _identification(unit, labels, trial['gallery'], trial['probe'])
     return {'vr': vr, 'vr_thresholds': vr_thresholds, 'dir': shares, 'dir_thresholds': dir_thresholds}
@@ -148,25 +154,27 @@ def accepted_count(far, num_impostors):
     return np.floor(np.asarray(far) * num_impostors + 0.5).astype(np.int64)
 
 
-def _verification_thresholds(unit, scores, labels, rows, genuine):
+def _verification_thresholds(unit, scores, lowest, labels, rows, genuine):
     """Return the threshold of each of VR_FARS over all impostor pairs among `rows`, exact in float64."""
-    counts = _histogram(scores, labels, rows, get_num_threads()).sum(0)
+    scale = np.float32(_BINS / max(1 - lowest, 1e-3))
+    margin = 1 + int(_ERROR * scale)                                         # bins that a float32 error may cross
+    counts = _histogram(scores, labels, rows, lowest, scale, get_num_threads()).sum(0)
     num_impostors = int(counts.sum())
     above = np.append(np.cumsum(counts[::-1])[::-1], 0)                      # (BINS + 1,) pairs in bin b or higher
     ks = accepted_count(VR_FARS, num_impostors)
     wanted = np.clip(ks, 1, num_impostors)
     centre = _BINS - np.searchsorted(above[::-1], wanted)                    # the bin of the k-th largest
     near = np.zeros(_BINS, bool)
-    for step in (-1, 0, 1):                                                  # float32 error: the next bins as well
-        near[np.clip(centre + step, 0, _BINS - 1)] = True
-    pairs = _collect(scores, labels, rows, near, counts[near].sum())
-    bins = _bin(scores[pairs[:, 0], pairs[:, 1]])
+    for b in centre:
+        near[max(b - margin, 0):b + margin + 1] = True
+    pairs = _collect(scores, labels, rows, near, lowest, scale, counts[near].sum())
+    bins = _bin(scores[pairs[:, 0], pairs[:, 1]], lowest, scale)
     order = np.argsort(bins, kind='stable')
     bins, exact = bins[order], pair_scores(unit, pairs[order])
     thresholds = np.empty(len(ks))
     for i, (k, b) in enumerate(zip(wanted, centre)):
-        candidates = exact[np.searchsorted(bins, b - 1):np.searchsorted(bins, b + 2)]
-        place = len(candidates) - (k - above[min(b + 2, _BINS)])
+        candidates = exact[np.searchsorted(bins, b - margin):np.searchsorted(bins, b + margin + 1)]
+        place = len(candidates) - (k - above[min(b + margin + 1, _BINS)])
         thresholds[i] = np.partition(candidates, place)[place]
     return _special_thresholds(thresholds, ks, VR_FARS, genuine)
 
@@ -213,20 +221,20 @@ def blufr_reported(result):
 
 
 @njit(cache=True, inline='always')
-def _bin_of(score):
-    return min(max(int((score + np.float32(1)) * np.float32(_BINS // 2)), 0), _BINS - 1)
+def _bin_of(score, lowest, scale):
+    return min(int((score - lowest) * scale), _BINS - 1)
 
 
 @njit(cache=True)
-def _bin(scores):
+def _bin(scores, lowest, scale):
     bins = np.empty(len(scores), np.int64)
     for i in range(len(scores)):
-        bins[i] = _bin_of(scores[i])
+        bins[i] = _bin_of(scores[i], lowest, scale)
     return bins
 
 
 @njit(cache=True, parallel=True)
-def _histogram(scores, labels, rows, num_threads):
+def _histogram(scores, labels, rows, lowest, scale, num_threads):
     """Count the impostor pairs among `rows` (ascending) by score bin: (num_threads, BINS)."""
     counts = np.zeros((num_threads, _BINS), np.int64)
     for thread in prange(num_threads):
@@ -234,19 +242,19 @@ def _histogram(scores, labels, rows, num_threads):
             row, label = scores[rows[i]], labels[rows[i]]
             for j in range(i):
                 if labels[rows[j]] != label:
-                    counts[thread, _bin_of(row[rows[j]])] += 1
+                    counts[thread, _bin_of(row[rows[j]], lowest, scale)] += 1
     return counts
 
 
 @njit(cache=True)
-def _collect(scores, labels, rows, near, num_pairs):
+def _collect(scores, labels, rows, near, lowest, scale, num_pairs):
     """Return the impostor pairs (num_pairs, 2) among `rows` whose score lies in a bin marked in `near`."""
     pairs = np.empty((num_pairs, 2), np.int64)
     n = 0
     for i in range(len(rows)):
         row, label = scores[rows[i]], labels[rows[i]]
         for j in range(i):
-            if near[_bin_of(row[rows[j]])] and labels[rows[j]] != label:
+            if near[_bin_of(row[rows[j]], lowest, scale)] and labels[rows[j]] != label:
                 pairs[n, 0], pairs[n, 1] = rows[i], rows[j]
                 n += 1
     return pairs

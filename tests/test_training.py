@@ -262,3 +262,12 @@ def test_endless_overflows_end_the_run(cfg, monkeypatch, tmp_path):
     cfg.epochs, cfg.save_checkpoint_steps = 100, 1000
     with pytest.raises(FloatingPointError, match='at step 51'):
         trainer.train(cfg, Device('CPU', 0, 0, 1), 'quickstart', str(tmp_path))
+
+
+@pytest.mark.parametrize('name', ['LightCNN_29Layers', 'LightCNN_29Layers_v2'])
+def test_the_deeper_networks_learn(name):
+    """The loss on one batch falls within a few steps."""
+    cfg = get_config('quickstart', [f'network_type={name}', 'num_classes=6', 'image_size=16', 'clip_norm=1'])
+    step = TrainStep(training_network(cfg), cfg)
+    losses = [float(step(*batch(cfg), ms.Tensor(np.float32(0.01)))[0].asnumpy()) for _ in range(6)]
+    assert np.isfinite(losses).all() and losses[-1] < losses[0]
