@@ -3,8 +3,9 @@
     pip install torch==2.13.0          # for this benchmark only
     python benchmarks/train_speed.py
 
-Claim: at least as fast as PyTorch on the same cores: same network, batch, image size, SGD with momentum, fp32, random
-pictures. Every contender runs in processes of its own, in turn, `--rounds` times; the table shows medians and ratios.
+Claim: two processes are at least as fast as PyTorch on the same cores. Same network, batch, image size, SGD with
+momentum, fp32, random pictures. Every contender runs in processes of its own, in turn, `--rounds` times; the table
+shows medians and ratios.
 """
 import argparse
 import json
@@ -91,7 +92,10 @@ def run_torch(args):
 
 def worker(args):
     """Run one contender in this process and print its figures as JSON."""
-    seconds, rank = run_torch(args) if args.worker == 'torch' else run_mindspore(args, args.worker == 'mindspore2')
+    if args.contender == 'torch':
+        seconds, rank = run_torch(args)
+    else:
+        seconds, rank = run_mindspore(args, distributed=args.contender == 'mindspore2')
     if rank == 0:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2 ** 20
         print(json.dumps({'images_per_s': args.batch_size / seconds, 'peak_gib': peak}), flush=True)
@@ -99,7 +103,7 @@ def worker(args):
 
 def measure(name, args):
     """Start a contender in fresh processes and return its figures."""
-    own = [str(Path(__file__).resolve()), '--worker', name, '--batch_size', str(args.batch_size), '--image_size',
+    own = [str(Path(__file__).resolve()), '--contender', name, '--batch_size', str(args.batch_size), '--image_size',
            str(args.image_size), '--steps', str(args.steps)]
     command = [sys.executable, *own]
     if name == 'mindspore2':
@@ -124,9 +128,9 @@ def main():
     flags.add_argument('--steps', type=int, default=4, help='counted steps a round')
     flags.add_argument('--rounds', type=int, default=3)
     flags.add_argument('--log_dir', default='/tmp/lightcnn_train_speed')
-    flags.add_argument('--worker', choices=CONTENDERS, help=argparse.SUPPRESS)
+    flags.add_argument('--contender', choices=CONTENDERS, help=argparse.SUPPRESS)
     args = flags.parse_args()
-    if args.worker:
+    if args.contender:
         worker(args)
         return
     figures = {name: [] for name in CONTENDERS}
