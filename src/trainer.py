@@ -81,9 +81,15 @@ class TrainStep(nn.Cell):
         return loss, hits, finite
 
     def averaged(self, grads):
-        mean = ()
+        """Return the mean over ranks: all gradients in one call, since each call costs its own round trip."""
+        flat = ()
         for grad in grads:
-            mean = mean + (self.sum(grad) / self.rank_size,)
+            flat = flat + (grad.reshape(-1),)
+        total = self.sum(ops.concat(flat)) / self.rank_size
+        mean, start = (), 0
+        for grad in grads:
+            mean = mean + (total[start:start + grad.size].reshape(grad.shape),)
+            start = start + grad.size
         return mean
 
     def clip_factor(self, grads):
