@@ -24,9 +24,11 @@ echo "2/4 training"
 echo "3/4 embedding the test faces, untrained and trained"
 for protocol in lfw blufr; do
     "$python" "eval_$protocol.py" "${recipe[@]}" --untrained --save_features "$out/untrained_$protocol.npy" \
-        --json "$out/untrained_$protocol.json" "$@" > "$out/untrained_$protocol.txt"
+        --json "$out/untrained_$protocol.json" --thresholds "$out/untrained_thresholds_$protocol.json" "$@" \
+        > "$out/untrained_$protocol.txt"
     "$python" "eval_$protocol.py" "${recipe[@]}" --resume "$out/ckpt" --save_features "$out/trained_$protocol.npy" \
-        --json "$out/trained_$protocol.json" > "$out/trained_$protocol.txt"
+        --json "$out/trained_$protocol.json" --thresholds "$out/thresholds_$protocol.json" \
+        > "$out/trained_$protocol.txt"
 done
 
 echo "4/4 results on synthetic faces, of people never trained on (they say nothing about real ones)"

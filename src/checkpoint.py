@@ -24,6 +24,11 @@ def facts_file(ckpt_file):
     return os.path.splitext(ckpt_file)[0] + '.json'
 
 
+def features_file(ckpt_file):
+    """Return the name of the features that evaluation keeps beside a checkpoint."""
+    return os.path.splitext(ckpt_file)[0] + '.features.npz'
+
+
 def save(ckpt_file, parameters, facts):
     """Write `parameters` (name -> Parameter) and `facts`, with the weights' sha256, to ckpt_file and its facts file."""
     temporary = os.path.join(os.path.dirname(ckpt_file) or '.', f".{os.getpid()}-{os.path.basename(ckpt_file)}")
@@ -41,10 +46,10 @@ def save(ckpt_file, parameters, facts):
 
 
 def remove_old(ckpt_dir, keep):
-    """Delete all but the newest `keep` numbered checkpoints of a folder, facts first."""
+    """Delete all but the newest `keep` numbered checkpoints of a folder, with what belongs to them."""
     numbered = [ckpt for ckpt in by_step(ckpt_dir) if _NUMBERED.match(os.path.basename(ckpt))]
     for ckpt in numbered[:-keep]:
-        for file in (facts_file(ckpt), ckpt):
+        for file in (features_file(ckpt), facts_file(ckpt), ckpt):
             if os.path.exists(file):
                 os.remove(file)
 

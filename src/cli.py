@@ -38,14 +38,26 @@ def add_eval_flags(flags, list_key, list_help):
     source.add_argument('--features', metavar='FILE.npy', help='score these features, rows in list order, instead')
     source.add_argument('--untrained', action='store_true', help="the recipe's network with its initial weights: what "
                         'no training at all scores')
-    flags.add_argument('--save_features', metavar='FILE.npy', help='keep the features')
-    flags.add_argument('--json', metavar='FILE', help='write the numbers, in percent, as JSON')
+    flags.add_argument('--save_features', metavar='FILE.npy', help='keep the features, rows in list order')
+    flags.add_argument('--no_cache', action='store_true', help='embed all images again; else features kept beside the '
+                       'checkpoint are taken')
+    add_result_flags(flags)
     flags.add_argument('--batch_size', type=int, default=64, help='images a batch (default %(default)s)')
     flags.add_argument('--root_path', metavar='DIR', help='image folder')
     flags.add_argument('--img_list', metavar='FILE', help=list_help, dest=list_key)
     flags.add_argument('--lfw_pairs_mat', metavar='FILE', dest='lfw_pairs_mat_path', help='lfw_pairs.mat')
     flags.add_argument('--blufr_config_mat', metavar='FILE', dest='blufr_config_mat_path',
                        help='blufr_lfw_config.mat')
+
+
+def add_result_flags(flags):
+    """Add what can be written about a result."""
+    flags.add_argument('--json', metavar='FILE', help='write the numbers, in percent, as JSON')
+    flags.add_argument('--thresholds', metavar='FILE', help='where the operating points go (default thresholds.json, '
+                       'with --report in its folder)')
+    flags.add_argument('--report', metavar='DIR', help='write DIR/report.html: both protocols, curves, worst pairs')
+    flags.add_argument('--compare', metavar='FILE', help="another model's features (.npy) or --json result (.json) on "
+                       'the same images: differences and whether they could be chance')
 
 
 def eval_config(args, list_key):

@@ -1,32 +1,30 @@
-"""Score several runs' features on both protocols: one table, and their curves in one picture.
+"""Score several runs' features on both protocols: one table, and one report with their curves laid over each other.
 
-    python -m src.compare --dataset_path faces --out plots --run mine lfw.npy blufr.npy --run theirs a.npy b.npy
+    python -m src.compare --dataset_path faces --out report --run mine lfw.npy blufr.npy --run theirs a.npy b.npy
 
-The features come from --save_features of the eval scripts; curves go to plots/scores.png.
+The features come from --save_features of the eval scripts; the page is report/report.html.
 """
-import os
-
 from src import cli, report
 from src.config import get_config
-from src.evaluation import load_features, score_blufr, score_lfw
+from src.evaluation import load_features, score, write_report
 
 
 def main():
     flags = cli.parser(__doc__.splitlines()[0], __doc__.split('\n\n')[1])
     cli.add_config_flags(flags)
     flags.add_argument('--run', nargs=3, action='append', required=True, metavar=('LABEL', 'LFW.npy', 'BLUFR.npy'))
-    flags.add_argument('--out', required=True, metavar='DIR', help='where scores.png goes')
+    flags.add_argument('--out', required=True, metavar='DIR', help='where report.html goes')
     args = flags.parse_args()
     cfg = get_config(args.recipe, args.settings, args.dataset_path)
+    if len({label for label, *_ in args.run}) < len(args.run):
+        raise ValueError(f"--run: two runs have the same label; got {', '.join(label for label, *_ in args.run)}")
     runs = {}
-    for label, lfw_file, blufr_file in args.run:
-        runs[label] = (score_lfw(cfg, lambda names, file=lfw_file: load_features(file, len(names))),
-                       score_blufr(cfg, lambda names, file=blufr_file: load_features(file, len(names))))
-    print(report.runs_table({label: (report.lfw_json(lfw), report.blufr_json(blufr))
-                             for label, (lfw, blufr) in runs.items()}))
-    os.makedirs(args.out, exist_ok=True)
-    report.plot_scores(runs, os.path.join(args.out, 'scores.png'))
-    print(f"curves: {os.path.join(args.out, 'scores.png')}")
+    for label, *files in args.run:
+        runs[label] = {protocol: score(protocol, cfg, lambda names, file=file: load_features(file, len(names)))
+                       for protocol, file in zip(('lfw', 'blufr'), files)}
+    print(report.runs_table({label: (scored['lfw'].numbers, scored['blufr'].numbers)
+                             for label, scored in runs.items()}))
+    write_report(args.out, runs, cfg)
 
 
 if __name__ == '__main__':

@@ -90,7 +90,7 @@ def lightcnn9_celebrities():
     """LightCNN-9 for a few hundred people on two CPU cores: small faces, strong augmentation, a cosine softmax."""
     cfg = lightcnn9_ms1m()
     cfg.num_classes = 293
-    cfg.image_size, cfg.resize_size = 64, 72
+    cfg.image_size, cfg.resize_size = 48, 54
     cfg.init = 'centred'
     cfg.augment = 'strong'
     cfg.batch_size = 32
@@ -98,7 +98,7 @@ def lightcnn9_celebrities():
     cfg.weight_decay = cfg.fc2_weight_decay = 5e-4
     cfg.fc2_weight_lr_mult = cfg.fc2_bias_lr_mult = 1.0
     cfg.dropout = 0.4
-    cfg.epochs = 24
+    cfg.epochs = 44
     cfg.save_checkpoint_steps = 500
     cfg.keep_checkpoint_max = 3
     cfg.log_steps = 50

@@ -1,10 +1,14 @@
 """From settings to scores: lists, protocol files and features brought together for LFW and BLUFR."""
+import json
 import os
+import sys
 import time
+from functools import partial
 
 import numpy as np
+from tqdm import tqdm
 
-from src import lists, metrics
+from src import lists, metrics, report
 
 
 def lfw_images(cfg):
@@ -17,17 +21,61 @@ def blufr_images(cfg):
     return _images(cfg.blufr_img_list, cfg.blufr_config_mat_path, lists.list_for_blufr)
 
 
+IMAGES = {'lfw': lfw_images, 'blufr': blufr_images}
+
+
 def _images(list_file, blufr_mat, derive):
-    if os.path.exists(list_file):
-        return lists.read_image_list(list_file)
-    return derive(lists.load_blufr(blufr_mat))
+    if not os.path.exists(list_file):
+        return derive(lists.load_blufr(blufr_mat))
+    names, labels = lists.read_image_list(list_file)
+    wrong = np.flatnonzero((labels < 0) | (labels > len(names)))
+    if len(wrong):
+        raise ValueError(f"{list_file}: label {labels[wrong[0]]} of {names[wrong[0]]} is not in 0..{len(names)} "
+                         f"({len(wrong)} such labels); expected the number of a person")
+    return names, labels
 
 
 def score_lfw(cfg, features_of):
-    """Return `metrics.lfw`'s result. features_of: names -> (N, D) features in their order."""
-    names, _ = lfw_images(cfg)
+    """Return `metrics.lfw`'s result with 'names', 'pairs' (P, 2) and 'people' (P, 2), genuine pairs first.
+
+    features_of: names -> (N, D) features in their order.
+    """
+    names, labels = lfw_images(cfg)
     pairs = lists.load_lfw_pairs(cfg.lfw_pairs_mat_path, len(names))
-    return metrics.lfw(features_of(names), *pairs, names=names)
+    features = features_of(names)
+    result = metrics.lfw(features, *pairs, names=names)
+    people = _people(names, labels, pairs, cfg.lfw_img_list)
+    _warn_of_duplicates(features, names, people)
+    rows = np.concatenate(pairs)
+    return {**result, 'names': names, 'pairs': rows, 'people': people[rows]}
+
+
+def _people(names, labels, pairs, file):
+    """Return a number per person (N,): the labels, or where they contradict the pairs the persons in the names."""
+    share = np.mean(labels[pairs[0][:, 0]] != labels[pairs[0][:, 1]])
+    if share <= 0.05:                                            # LFW's own errata are less than 1 %
+        return labels
+    warn(f"{file}: the two labels of {100 * share:.0f} % of the genuine pairs differ; the people of the intervals are "
+         "taken from the file names instead")
+    return np.unique([lists.person_of(name) for name in names], return_inverse=True)[1]
+
+
+def _warn_of_duplicates(features, names, people):
+    """Say if rows of different people are the same to the last bit: the sign of a broken feature file."""
+    first, found = {}, []
+    for row, feature in enumerate(np.ascontiguousarray(features)):
+        twin = first.setdefault(feature.tobytes(), row)
+        if people[twin] != people[row]:
+            found.append((twin, row))
+    if found:
+        a, b = found[0]
+        warn(f"{len(found)} features equal that of another person, such as rows {a} ({names[a]}) and {b} ({names[b]}); "
+             "is the feature file whole and in order?")
+
+
+def warn(text):
+    """Print one line of warning."""
+    print(f"warning: {text}", file=sys.stderr, flush=True)
 
 
 def score_blufr(cfg, features_of, progress=iter):
@@ -43,7 +91,78 @@ def score_blufr(cfg, features_of, progress=iter):
     if differs is not None:
         raise ValueError(f"{cfg.blufr_img_list}: image {differs + 1} is {names[differs]}, in "
                          f"{cfg.blufr_config_mat_path} it is {own[differs]}; the order must be the same")
-    return metrics.blufr(features_of(names), protocol, names, progress)
+    features = features_of(names)
+    result = metrics.blufr(features, protocol, names, progress)
+    _warn_of_duplicates(features, names, protocol.labels)
+    return result
+
+
+def score(protocol, cfg, features_of):
+    """Return the `report.Scored` of 'lfw' or 'blufr'. features_of: names -> (N, D) features in their order."""
+    if protocol == 'lfw':
+        return report.lfw(score_lfw(cfg, features_of))
+    return report.blufr(score_blufr(cfg, features_of, partial(tqdm, desc='trials', unit='trial', disable=None,
+                                                              leave=False)))
+
+
+def evaluate(args, cfg, protocol):
+    """Do what the flags of an eval script ask for: score, compare, and write tables, JSON, thresholds and report."""
+    label, features_of = features_source(args, cfg, protocol)
+    if getattr(args, 'threshold_for', None) is not None:
+        print(threshold_for(args.threshold_for, score_lfw(cfg, features_of)))
+        return
+    runs = {label: {protocol: score(protocol, cfg, features_of)}}
+    scored = runs[label][protocol]
+    print(report.table(scored))
+    if args.compare:
+        other = load_compared(args.compare, cfg, scored)
+        print(report.comparison_table(scored, other, os.path.basename(args.compare)))
+        if isinstance(other, report.Scored):
+            runs[os.path.basename(args.compare)] = {protocol: other}
+    if args.json:
+        report.write_json(args.json, scored.numbers)
+    if args.report:
+        other = {'lfw': 'blufr', 'blufr': 'lfw'}[protocol]
+        runs[label][other] = score(other, cfg, features_of)
+        write_report(args.report, runs, cfg)
+    thresholds = args.thresholds or os.path.join(args.report or '.', 'thresholds.json')
+    report.write_thresholds(thresholds, label, runs[label].values())
+
+
+def write_report(out_dir, runs, cfg):
+    """Write out_dir/report.html. runs: {label: {'lfw': Scored, 'blufr': Scored}}, one of both may be missing."""
+    from src.page import write_page
+    os.makedirs(out_dir, exist_ok=True)
+    file = os.path.join(out_dir, 'report.html')
+    write_page(file, runs, cfg.root_path)
+    print(f"report: {file}")
+
+
+def threshold_for(far, result):
+    """Return the threshold of LFW's pairs at a FAR; ValueError if they cannot resolve it."""
+    num = len(result['impostor'])
+    if not 0 <= far <= 1:
+        raise ValueError(f"--threshold_for {far:g} is not a false accept rate; expected 0 to 1, such as 0.001")
+    _, threshold = metrics.tpr_at_far(result['genuine'], result['impostor'], far)
+    if np.isnan(threshold):
+        raise ValueError(f"--threshold_for {far:g}: {num} impostor pairs cannot resolve it; the smallest FAR above 0 "
+                         f"that they can is {1 / num:.3g}")
+    return threshold
+
+
+def load_compared(file, cfg, scored):
+    """Return what --compare names: the Scored of features (.npy), or the checked numbers of --json (.json)."""
+    if not file.endswith('.json'):
+        return score(scored.protocol, cfg, lambda names: load_features(file, len(names)))
+    if not os.path.isfile(file):
+        raise FileNotFoundError(f"--compare {file}: no such file")
+    try:
+        with open(file, encoding='utf-8') as text:
+            numbers = json.load(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"--compare {file}: not readable as JSON ({error})") from None
+    report.check_comparable(file, numbers, scored)
+    return numbers
 
 
 def lfw_scorer(cfg, device):
@@ -54,59 +173,88 @@ def lfw_scorer(cfg, device):
     """
     from src.embedding import embed, find_images
     from src.lightcnn import EMBEDDING_SIZE
-    from src.report import lfw_json
     names, _ = lfw_images(cfg)
     pairs = lists.load_lfw_pairs(cfg.lfw_pairs_mat_path, len(names))
     used, compact = np.unique(np.concatenate(pairs), return_inverse=True)
     genuine, impostor = np.split(compact.reshape(-1, 2), [len(pairs[0])])
     paths = find_images(cfg.root_path, [names[row] for row in used])
 
-    def score(network):
+    def score_network(network):
         features = np.zeros((len(paths), EMBEDDING_SIZE), np.float32)
         mine = slice(device.rank, None, device.rank_size)
         features[mine] = embed(network, paths[mine], cfg.image_size, num_workers=cfg.num_workers)
         if device.rank_size > 1:
             from mindspore import Tensor, ops
             features = ops.AllReduce()(Tensor(features)).asnumpy()
-        return lfw_json(metrics.lfw(features, genuine, impostor))
-    return score
+        return report.lfw_json(metrics.lfw(features, genuine, impostor))
+    return score_network
 
 
-def features_source(args, cfg):
-    """Return a function names -> (N, D) features: from --features, or embedded with the checkpoint in --resume.
+def features_source(args, cfg, protocol):
+    """Return (label, function names -> (N, D) features): from --features, or embedded with the checkpoint in --resume.
 
-    They are kept in --save_features if that is asked for.
+    The features of the protocol's own list are made once and kept in --save_features if that is asked for; the other
+    protocol's order is taken from them.
     """
+    listed, _ = IMAGES[protocol](cfg)
+    if args.features:
+        label, features = os.path.basename(args.features), load_features(args.features, len(listed))
+    else:
+        label, features = _embed(args, cfg, listed)
+    if args.save_features:
+        lists.write_array(args.save_features, features)
+    row_of = {_stem(name): row for row, name in enumerate(listed)}
+
     def features_of(names):
-        features = load_features(args.features, len(names)) if args.features else _embed(args, cfg, names)
-        if args.save_features:
-            save_features(args.save_features, features)
-        return features
-    return features_of
+        missing = [name for name in names if _stem(name) not in row_of]
+        if missing:
+            raise ValueError(f"the list of {protocol} lacks {len(missing)} images of the other protocol, such as "
+                             f"{missing[0]}; --report needs both")
+        return features[[row_of[_stem(name)] for name in names]] if names != listed else features
+    return label, features_of
+
+
+def _stem(name):
+    return os.path.splitext(os.path.basename(name))[0]
 
 
 def _embed(args, cfg, names):
+    """Return (label, features (N, D)) of the listed images."""
     from src import checkpoint, device
-    from src.embedding import embed, find_images
+    from src.embedding import embed, embed_cached, find_images
     from src.lightcnn import initial_embedding
     paths = find_images(cfg.root_path, names)
     here = device.set_up(args.device_target, args.device_id)
+    only_a_number = getattr(args, 'threshold_for', None) is not None
+    say = partial(print, file=sys.stderr if only_a_number else sys.stdout, flush=True)
     if args.untrained:
-        network, network_type, image_size, name = initial_embedding(cfg), cfg.network_type, cfg.image_size, 'untrained'
+        network, network_type, image_size, ckpt = initial_embedding(cfg), cfg.network_type, cfg.image_size, None
     else:
         asked = cfg.network_type if any(s.startswith('network_type=') for s in args.settings) else None
-        name = checkpoint.newest(args.ckpt)
-        network, network_type, image_size = checkpoint.load_embedding(name, asked)
-    print(f"{name}: {network_type} for {image_size}x{image_size} faces, on {here.target}", flush=True)
-    start = time.time()
-    features = embed(network, paths, image_size, args.batch_size, cfg.num_workers)
-    seconds = time.time() - start
-    print(f"embedded {len(paths)} images in {seconds:.1f} s, {len(paths) / seconds:.1f} images/s", flush=True)
-    return features
+        ckpt = checkpoint.newest(args.ckpt)
+        network, network_type, image_size = checkpoint.load_embedding(ckpt, asked)
+    say(f"{ckpt or 'untrained'}: {network_type} for {image_size}x{image_size} faces, on {here.target}")
+
+    def embed_paths(some):
+        start = time.time()
+        features = embed(network, some, image_size, args.batch_size, cfg.num_workers)
+        seconds = time.time() - start
+        say(f"embedded {len(some)} images in {seconds:.1f} s, {len(some) / seconds:.1f} images/s")
+        return features
+
+    if ckpt is None:
+        return 'untrained', embed_paths(paths)
+    if args.no_cache:
+        return os.path.basename(ckpt), embed_paths(paths)
+    cache_file = checkpoint.features_file(ckpt)
+    features, num_kept = embed_cached(embed_paths, paths, cache_file, ckpt, image_size, here.target)
+    if num_kept:
+        say(f"{num_kept} features taken from {cache_file} (--no_cache embeds again)")
+    return os.path.basename(ckpt), features
 
 
 def load_features(file, num_images):
-    """Return the (N, D) float32 features in a .npy file; nothing is unpickled. ValueError if they do not fit."""
+    """Return the (N, D) float features in a .npy file; nothing is unpickled. ValueError if they do not fit."""
     if not os.path.isfile(file):
         raise FileNotFoundError(f"{file}: no such feature file")
     try:
@@ -118,14 +266,6 @@ def load_features(file, num_images):
                          f"{getattr(features, 'shape', '')}, expected floats of shape ({num_images}, D)")
     if len(features) != num_images:
         raise ValueError(f"{file}: holds {len(features)} features, the list has {num_images} images")
+    if features.shape[1] < 2:
+        raise ValueError(f"{file}: holds {features.shape[1]} numbers a face, expected at least 2")
     return features
-
-
-def save_features(file, features):
-    """Write features (N, D) as .npy, whole or not at all."""
-    temporary = f"{file}.{os.getpid()}.tmp"
-    with open(temporary, 'wb') as out:
-        np.save(out, features)
-        out.flush()
-        os.fsync(out.fileno())
-    os.replace(temporary, file)

@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 
 TRAIN_SIDE, TEST_SIDE = 144, 128
+PREPROCESSING = 'grey 128, area or bilinear to image_size, / 255: 1'     # count up when test pixels change
 EXTENSIONS = ('.bmp', '.jpg', '.jpeg', '.png')
 
 cv2.setNumThreads(1)             # the callers run one thread a core already

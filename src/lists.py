@@ -91,11 +91,29 @@ def write_image_list(file, names, labels):
 def write_text(file, text):
     """Write `text` to `file` whole or not at all: temporary name, fsync, rename."""
     temporary = f"{file}.{os.getpid()}.tmp"
-    with open(temporary, 'w', encoding='utf-8', errors='surrogateescape') as out:
-        out.write(text)
-        out.flush()
-        os.fsync(out.fileno())
-    os.replace(temporary, file)
+    try:
+        with open(temporary, 'w', encoding='utf-8', errors='surrogateescape') as out:
+            out.write(text)
+            out.flush()
+            os.fsync(out.fileno())
+        os.replace(temporary, file)
+    finally:
+        if os.path.exists(temporary):
+            os.remove(temporary)
+
+
+def write_array(file, *array, **arrays):
+    """Write one array as .npy, or named ones as .npz, whole or not at all."""
+    temporary = f"{file}.{os.getpid()}.tmp"
+    try:
+        with open(temporary, 'wb') as out:
+            (np.savez if arrays else np.save)(out, *array, **arrays)
+            out.flush()
+            os.fsync(out.fileno())
+        os.replace(temporary, file)
+    finally:
+        if os.path.exists(temporary):
+            os.remove(temporary)
 
 
 def file_sha256(file):

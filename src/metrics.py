@@ -110,7 +110,8 @@ def blufr(features, protocol, names=None, progress=iter):
     """Score the BLUFR protocol. features: (N, D) in its order; protocol: labels (N,), trials of 0-based rows.
 
     Returns a dict: 'vr' (trials, len(VR_FARS)), 'dir' (trials, len(DIR_RANKS), len(DIR_FARS)), both as shares of
-    genuine pairs or probes, and 'vr_thresholds', 'dir_thresholds' of the same FAR grids. `progress` wraps the trials.
+    genuine pairs or probes, 'vr_thresholds', 'dir_thresholds' of the same FAR grids, and 'num_impostors', the impostor
+    pairs of each trial. `progress` wraps the trials.
     """
     unit = unit_rows(features, names)
     labels = np.ascontiguousarray(protocol.labels)
@@ -126,10 +127,11 @@ def _trial(unit, scores, lowest, labels, pairs, pair_score, trial):
     in_test = np.zeros(len(labels), bool)
     in_test[trial['test']] = True
     genuine = np.sort(pair_score[in_test[pairs[:, 0]] & in_test[pairs[:, 1]]])
-    vr_thresholds = _verification_thresholds(unit, scores, lowest, labels, np.sort(trial['test']), genuine)
-    vr = 1 - np.searchsorted(genuine, vr_thresholds) / len(genuine)
+    thresholds, num_impostors = _verification_thresholds(unit, scores, lowest, labels, np.sort(trial['test']), genuine)
+    vr = 1 - np.searchsorted(genuine, thresholds) / len(genuine)
     shares, dir_thresholds = _identification(unit, labels, trial['gallery'], trial['probe'])
-    return {'vr': vr, 'vr_thresholds': vr_thresholds, 'dir': shares, 'dir_thresholds': dir_thresholds}
+    return {'vr': vr, 'vr_thresholds': thresholds, 'dir': shares, 'dir_thresholds': dir_thresholds,
+            'num_impostors': num_impostors}
 
 
 def _lower_triangle(unit):
@@ -155,7 +157,7 @@ def accepted_count(far, num_impostors):
 
 
 def _verification_thresholds(unit, scores, lowest, labels, rows, genuine):
-    """Return the threshold of each of VR_FARS over all impostor pairs among `rows`, exact in float64."""
+    """Return the threshold of each of VR_FARS over all impostor pairs among `rows`, exact, and how many pairs."""
     scale = np.float32(_BINS / max(1 - lowest, 1e-3))
     margin = 1 + int(_ERROR * scale)                                         # bins that a float32 error may cross
     counts = _histogram(scores, labels, rows, lowest, scale, get_num_threads()).sum(0)
@@ -176,7 +178,7 @@ def _verification_thresholds(unit, scores, lowest, labels, rows, genuine):
         candidates = exact[np.searchsorted(bins, b - margin):np.searchsorted(bins, b + margin + 1)]
         place = len(candidates) - (k - above[min(b + margin + 1, _BINS)])
         thresholds[i] = np.partition(candidates, place)[place]
-    return _special_thresholds(thresholds, ks, VR_FARS, genuine)
+    return _special_thresholds(thresholds, ks, VR_FARS, genuine), num_impostors
 
 
 def _special_thresholds(thresholds, ks, fars, genuine):

@@ -1,7 +1,10 @@
 """What the tests share: the project on the path, the real faces, a small synthetic data set, scripts as processes."""
+import atexit
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -9,6 +12,8 @@ import pytest
 PROJECT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(PROJECT))
 FACES = Path(os.environ.get('LIGHTCNN_FACES', PROJECT.parent / 'shared' / 'faces'))
+SCRATCH = tempfile.mkdtemp(prefix='lightcnn-tests-')
+atexit.register(shutil.rmtree, SCRATCH, ignore_errors=True)
 os.environ.setdefault('GLOG_v', '3')
 
 
@@ -57,4 +62,4 @@ def trained(synthetic, tmp_path_factory):
 def script(name, *arguments, **kwargs):
     """Run one of the project's Python scripts from another folder; the finished process."""
     return subprocess.run([sys.executable, PROJECT / name, *map(str, arguments)], capture_output=True, text=True,
-                          cwd=kwargs.pop('cwd', '/tmp'), timeout=600, **kwargs)
+                          cwd=kwargs.pop('cwd', SCRATCH), timeout=600, **kwargs)
