@@ -6,6 +6,7 @@ the protocol files count from 1 are returned counted from 0.
 import hashlib
 import os
 import re
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -138,7 +139,16 @@ def _pair_rows(value, key, file, num_images):
 
 
 def load_blufr(file):
-    """Return the `Blufr` protocol in `blufr_lfw_config.mat`; ValueError where the file is not that protocol's."""
+    """Return the `Blufr` protocol in `blufr_lfw_config.mat`; ValueError where the file is not that protocol's.
+
+    An evaluation asks for it several times: an unchanged file is read once.
+    """
+    facts = os.stat(file) if os.path.isfile(file) else None
+    return _load_blufr(file, facts and (facts.st_mtime_ns, facts.st_size, facts.st_ino))
+
+
+@lru_cache(maxsize=1)
+def _load_blufr(file, facts):
     keys = ('imageList', 'labels', 'trainIndex', 'testIndex', 'galIndex', 'probIndex')
     mat = _load_mat(file, keys)
     names = [_text(cell, file) for cell in mat['imageList'].ravel()]

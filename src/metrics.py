@@ -89,11 +89,7 @@ def _fold_statistics(accuracies):
 
 def pair_scores(features, pairs):
     """Return the cosine similarity (P,) of `pairs` (P, 2) of rows of unit-length `features` (N, D)."""
-    scores = np.empty(len(pairs))
-    for start in range(0, len(pairs), 1 << 14):                              # the gathered rows stay in the cache
-        some = pairs[start:start + (1 << 14)]
-        np.einsum('pd,pd->p', features[some[:, 0]], features[some[:, 1]], out=scores[start:start + len(some)])
-    return scores
+    return _dots(np.ascontiguousarray(features), np.ascontiguousarray(pairs))
 
 
 def lfw(features, genuine_pairs, impostor_pairs, names=None):
@@ -115,32 +111,40 @@ def blufr(features, protocol, names=None, progress=iter):
     """
     unit = unit_rows(features, names)
     labels = np.ascontiguousarray(protocol.labels)
-    scores = _lower_triangle(unit.astype(np.float32))
-    lowest = np.float32(min(scores[i, :i].min() for i in range(1, len(scores))))
+    binned = _binned_triangle(unit.astype(np.float32))
     pairs = _genuine_pairs(labels)
     pair_score = pair_scores(unit, pairs)
-    trials = [_trial(unit, scores, lowest, labels, pairs, pair_score, trial) for trial in progress(protocol.trials)]
+    trials = [_trial(unit, binned, labels, pairs, pair_score, trial) for trial in progress(protocol.trials)]
     return {key: np.array([trial[key] for trial in trials]) for key in trials[0]}
 
 
-def _trial(unit, scores, lowest, labels, pairs, pair_score, trial):
+def _trial(unit, binned, labels, pairs, pair_score, trial):
     in_test = np.zeros(len(labels), bool)
     in_test[trial['test']] = True
-    genuine = np.sort(pair_score[in_test[pairs[:, 0]] & in_test[pairs[:, 1]]])
-    thresholds, num_impostors = _verification_thresholds(unit, scores, lowest, labels, np.sort(trial['test']), genuine)
+    inside = in_test[pairs[:, 0]] & in_test[pairs[:, 1]]
+    genuine = np.sort(pair_score[inside])
+    thresholds, num_impostors = _verification_thresholds(unit, binned, labels, np.sort(trial['test']), pairs[inside],
+                                                         genuine)
     vr = 1 - np.searchsorted(genuine, thresholds) / len(genuine)
     shares, dir_thresholds = _identification(unit, labels, trial['gallery'], trial['probe'])
     return {'vr': vr, 'vr_thresholds': thresholds, 'dir': shares, 'dir_thresholds': dir_thresholds,
             'num_impostors': num_impostors}
 
 
-def _lower_triangle(unit):
-    """Return (N, N) float32 products of which only the lower triangle is filled (and takes memory), in -1..1."""
-    scores = np.empty((len(unit), len(unit)), np.float32)
+def _binned_triangle(unit):
+    """Return (bins (N, N) uint16, margin): float32 products as bins between the smallest and 1, lower triangle only.
+
+    margin: how many bins a float32 product may be off.
+    """
+    scores = np.empty((len(unit), len(unit)), np.float32)                    # the upper half takes no memory
     for start in range(0, len(unit), _BLOCK):
         rows = slice(start, min(start + _BLOCK, len(unit)))
         np.matmul(unit[rows], unit[:rows.stop].T, out=scores[rows, :rows.stop])
-    return scores
+    lowest = min(scores[i, :i].min() for i in range(1, len(scores)))
+    scale = np.float32(_BINS / max(1 - lowest, 1e-3))
+    bins = np.empty(scores.shape, np.uint16)
+    _bin(scores, lowest, scale, bins)
+    return bins, 1 + int(_ERROR * scale)
 
 
 def _genuine_pairs(labels):
@@ -156,11 +160,11 @@ def accepted_count(far, num_impostors):
     return np.floor(np.asarray(far) * num_impostors + 0.5).astype(np.int64)
 
 
-def _verification_thresholds(unit, scores, lowest, labels, rows, genuine):
+def _verification_thresholds(unit, binned, labels, rows, genuine_pairs, genuine):
     """Return the threshold of each of VR_FARS over all impostor pairs among `rows`, exact, and how many pairs."""
-    scale = np.float32(_BINS / max(1 - lowest, 1e-3))
-    margin = 1 + int(_ERROR * scale)                                         # bins that a float32 error may cross
-    counts = _histogram(scores, labels, rows, lowest, scale, get_num_threads()).sum(0)
+    bins, margin = binned
+    by_thread = _histogram(bins, rows, get_num_threads())                    # of all pairs
+    counts = by_thread.sum(0) - np.bincount(bins[genuine_pairs[:, 0], genuine_pairs[:, 1]], minlength=_BINS)
     num_impostors = int(counts.sum())
     above = np.append(np.cumsum(counts[::-1])[::-1], 0)                      # (BINS + 1,) pairs in bin b or higher
     ks = accepted_count(VR_FARS, num_impostors)
@@ -169,13 +173,14 @@ def _verification_thresholds(unit, scores, lowest, labels, rows, genuine):
     near = np.zeros(_BINS, bool)
     for b in centre:
         near[max(b - margin, 0):b + margin + 1] = True
-    pairs = _collect(scores, labels, rows, near, lowest, scale, counts[near].sum())
-    bins = _bin(scores[pairs[:, 0], pairs[:, 1]], lowest, scale)
-    order = np.argsort(bins, kind='stable')
-    bins, exact = bins[order], pair_scores(unit, pairs[order])
+    pairs = _collect(bins, rows, near, np.cumsum(by_thread[:, near].sum(1)))
+    pairs = pairs[labels[pairs[:, 0]] != labels[pairs[:, 1]]]
+    found = bins[pairs[:, 0], pairs[:, 1]].astype(np.int64)
+    order = np.argsort(found, kind='stable')
+    found, exact = found[order], pair_scores(unit, pairs[order])
     thresholds = np.empty(len(ks))
     for i, (k, b) in enumerate(zip(wanted, centre)):
-        candidates = exact[np.searchsorted(bins, b - margin):np.searchsorted(bins, b + margin + 1)]
+        candidates = exact[np.searchsorted(found, b - margin):np.searchsorted(found, b + margin + 1)]
         place = len(candidates) - (k - above[min(b + margin + 1, _BINS)])
         thresholds[i] = np.partition(candidates, place)[place]
     return _special_thresholds(thresholds, ks, VR_FARS, genuine), num_impostors
@@ -196,13 +201,12 @@ def _special_thresholds(thresholds, ks, fars, genuine):
 
 def _identification(unit, labels, gallery, probe):
     """Return (DIR shares (len(DIR_RANKS), len(DIR_FARS)), thresholds (len(DIR_FARS),)) of one trial."""
-    scores = unit[probe] @ unit[gallery].T                                   # (P, G)
-    mate = labels[probe][:, None] == labels[gallery][None]
-    has_mate = mate.any(1)
-    impostor = np.sort(scores[~has_mate].max(1))[::-1]
-    genuine_scores = scores[has_mate]
-    detection = np.where(mate[has_mate], genuine_scores, -np.inf).max(1)
-    rank = 1 + (genuine_scores > detection[:, None]).sum(1)
+    probes, galleries = unit[probe], unit[gallery]
+    scores = probes.astype(np.float32) @ galleries.astype(np.float32).T      # (P, G)
+    score, rank = _best_matches(scores, probes, galleries, labels[probe], labels[gallery])
+    has_mate = rank > 0
+    detection, rank = score[has_mate], rank[has_mate]
+    impostor = np.sort(score[~has_mate])[::-1]
     ks = accepted_count(DIR_FARS, len(impostor))
     thresholds = impostor[np.clip(ks, 1, len(impostor)) - 1].copy()
     thresholds = _special_thresholds(thresholds, ks, DIR_FARS, np.sort(detection))
@@ -222,41 +226,82 @@ def blufr_reported(result):
     return vr, result['dir'][:, list(DIR_RANKS).index(REPORT_RANK), np.argmin(np.abs(DIR_FARS - REPORT_DIR_FAR))]
 
 
-@njit(cache=True, inline='always')
-def _bin_of(score, lowest, scale):
-    return min(int((score - lowest) * scale), _BINS - 1)
+@njit(cache=True, fastmath={'reassoc', 'contract'}, inline='always')
+def _dot(a, b):
+    total = 0.0
+    for i in range(len(a)):
+        total += a[i] * b[i]
+    return total
 
 
-@njit(cache=True)
-def _bin(scores, lowest, scale):
-    bins = np.empty(len(scores), np.int64)
-    for i in range(len(scores)):
-        bins[i] = _bin_of(scores[i], lowest, scale)
-    return bins
+@njit(cache=True, parallel=True, fastmath={'reassoc', 'contract'})
+def _dots(features, pairs):
+    """Return the products (P,) of the rows that `pairs` (P, 2) name."""
+    scores = np.empty(len(pairs))
+    for i in prange(len(pairs)):
+        scores[i] = _dot(features[pairs[i, 0]], features[pairs[i, 1]])
+    return scores
 
 
 @njit(cache=True, parallel=True)
-def _histogram(scores, labels, rows, lowest, scale, num_threads):
-    """Count the impostor pairs among `rows` (ascending) by score bin: (num_threads, BINS)."""
+def _bin(scores, lowest, scale, bins):
+    """Fill the lower triangle of `bins` (N, N) from that of `scores`."""
+    for i in prange(len(scores)):
+        for j in range(i):
+            bins[i, j] = min(int((scores[i, j] - lowest) * scale), _BINS - 1)
+
+
+@njit(cache=True, parallel=True)
+def _histogram(bins, rows, num_threads):
+    """Count the pairs among `rows` (ascending) by bin: (num_threads, BINS); thread t has every num_threads-th row."""
     counts = np.zeros((num_threads, _BINS), np.int64)
     for thread in prange(num_threads):
         for i in range(thread, len(rows), num_threads):
-            row, label = scores[rows[i]], labels[rows[i]]
+            row = bins[rows[i]]
             for j in range(i):
-                if labels[rows[j]] != label:
-                    counts[thread, _bin_of(row[rows[j]], lowest, scale)] += 1
+                counts[thread, row[rows[j]]] += 1
     return counts
 
 
-@njit(cache=True)
-def _collect(scores, labels, rows, near, lowest, scale, num_pairs):
-    """Return the impostor pairs (num_pairs, 2) among `rows` whose score lies in a bin marked in `near`."""
-    pairs = np.empty((num_pairs, 2), np.int64)
-    n = 0
-    for i in range(len(rows)):
-        row, label = scores[rows[i]], labels[rows[i]]
-        for j in range(i):
-            if near[_bin_of(row[rows[j]], lowest, scale)] and labels[rows[j]] != label:
-                pairs[n, 0], pairs[n, 1] = rows[i], rows[j]
-                n += 1
+@njit(cache=True, parallel=True)
+def _collect(bins, rows, near, ends):
+    """Return the pairs (M, 2) among `rows` that lie in a bin marked in `near`; thread t fills up to ends[t]."""
+    pairs = np.empty((ends[-1], 2), np.int64)
+    for thread in prange(len(ends)):
+        n = ends[thread - 1] if thread else 0
+        for i in range(thread, len(rows), len(ends)):
+            row = bins[rows[i]]
+            for j in range(i):
+                if near[row[rows[j]]]:
+                    pairs[n, 0], pairs[n, 1] = rows[i], rows[j]
+                    n += 1
     return pairs
+
+
+@njit(cache=True, parallel=True, fastmath={'reassoc', 'contract'})
+def _best_matches(scores, probes, galleries, probe_labels, gallery_labels):
+    """Return (score, rank) of each probe: its best mate's score and 1-based place, or its highest score and 0.
+
+    scores: float32 products (P, G); where those are too close to call, float64 products of the rows decide.
+    """
+    best, rank = np.empty(len(probes)), np.zeros(len(probes), np.int64)
+    for p in prange(len(probes)):
+        mate, highest = -np.inf, np.float32(-2)
+        for g in range(len(galleries)):
+            highest = max(highest, scores[p, g])
+            if gallery_labels[g] == probe_labels[p]:
+                mate = max(mate, _dot(probes[p], galleries[g]))
+        if mate > -np.inf:
+            larger = 0
+            for g in range(len(galleries)):
+                if scores[p, g] > mate + _ERROR or (scores[p, g] >= mate - _ERROR and gallery_labels[g] !=
+                                                    probe_labels[p] and _dot(probes[p], galleries[g]) > mate):
+                    larger += 1
+            best[p], rank[p] = mate, 1 + larger
+        else:
+            exact = -np.inf
+            for g in range(len(galleries)):
+                if scores[p, g] >= highest - 2 * _ERROR:
+                    exact = max(exact, _dot(probes[p], galleries[g]))
+            best[p] = exact
+    return best, rank
