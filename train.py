@@ -18,6 +18,8 @@ def parse():
                        help='where checkpoints, log and plot go (default %(default)s)')
     flags.add_argument('--resume', default='', metavar='auto|FILE|DIR',
                        help="go on from a checkpoint, a folder's newest one, or (auto) what --ckpt_path holds, if any")
+    flags.add_argument('--finetune', default='', metavar='CKPT',
+                       help='start from the embedding network of this checkpoint with a new classifier')
     flags.add_argument('--eval_every', type=int, default=0, metavar='EPOCHS',
                        help='score LFW every so many epochs and keep best.ckpt (default: never)')
     return flags.parse_args()
@@ -33,7 +35,7 @@ def main():
     from src.evaluation import lfw_scorer
     from src.trainer import train
     evaluate = lfw_scorer(cfg, here) if args.eval_every else None
-    train(cfg, here, args.recipe, args.ckpt_path, args.resume, evaluate, args.eval_every)
+    train(cfg, here, args.recipe, args.ckpt_path, args.resume, evaluate, args.eval_every, args.finetune)
 
 
 if __name__ == '__main__':

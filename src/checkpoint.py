@@ -16,6 +16,7 @@ from src.lists import file_sha256, write_text
 
 _PACKAGES = ('mindspore', 'numpy', 'opencv-python', 'opencv-python-headless')
 _NUMBERED = re.compile(r'lightcnn-\d+_\d+\.ckpt$')
+_TEMPORARY = re.compile(r'\.(\d+)-.*\.(?:ckpt|tmp)$')
 PREFIX = 'embedding.'
 
 
@@ -33,15 +34,20 @@ def save(ckpt_file, parameters, facts):
     """Write `parameters` (name -> Parameter) and `facts`, with the weights' sha256, to ckpt_file and its facts file."""
     temporary = os.path.join(os.path.dirname(ckpt_file) or '.', f".{os.getpid()}-{os.path.basename(ckpt_file)}")
     try:
-        ms.save_checkpoint([{'name': name, 'data': p} for name, p in parameters.items()], temporary)
+        try:
+            ms.save_checkpoint([{'name': name, 'data': p} for name, p in parameters.items()], temporary)
+        except (OSError, RuntimeError, ValueError) as error:     # what MindSpore raises for a full or read-only disk
+            reason = ' '.join(str(error).split())[-200:]
+            raise OSError(f"{ckpt_file}: the checkpoint could not be written, is the disk full? ({reason})") from None
         with open(temporary, 'rb+') as written:
             os.fsync(written.fileno())
         facts = {**facts, 'sha256': file_sha256(temporary)}
         os.chmod(temporary, 0o644)
         os.replace(temporary, ckpt_file)
     finally:
-        if os.path.exists(temporary):
-            os.remove(temporary)
+        for left_over in (temporary, os.path.splitext(temporary)[0] + '.tmp'):         # the second is MindSpore's own
+            if os.path.exists(left_over):
+                os.remove(left_over)
     write_text(facts_file(ckpt_file), json.dumps(facts, indent=1) + '\n')
 
 
@@ -85,11 +91,19 @@ def read_facts(ckpt_file):
     return facts
 
 
-def newest(path):
+def remove_left_over(ckpt_dir):
+    """Delete the temporary files of processes that were killed while they saved."""
+    for name in os.listdir(ckpt_dir):
+        match = _TEMPORARY.match(name)
+        if match and not os.path.exists(f"/proc/{match[1]}"):
+            os.remove(os.path.join(ckpt_dir, name))
+
+
+def newest(path, with_facts=False):
     """Return the checkpoint file that `path` means: a file itself, of a folder the newest valid one.
 
-    Newest is the highest step in the facts. Raises FileNotFoundError if there is none; a damaged newer one is named
-    and passed over.
+    Newest is the highest step in the facts; one without facts is taken if no other is there, unless `with_facts`.
+    Raises FileNotFoundError if there is none; a damaged newer one is named and passed over.
     """
     if os.path.isfile(path):
         return path
@@ -103,7 +117,7 @@ def newest(path):
         except ValueError as error:
             print(f"{error}; passed over", flush=True)
     without_facts = [ckpt for ckpt in files if not os.path.exists(facts_file(ckpt))]
-    if not without_facts:
+    if not without_facts or with_facts:
         raise FileNotFoundError(f"{path}: holds no valid .ckpt file")
     return without_facts[-1]
 

@@ -88,7 +88,7 @@ def run(main):
         main()
     except (ValueError, FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
         _fail(error, 2)
-    except (OSError, FloatingPointError, MemoryError) as error:
+    except (OSError, FloatingPointError, MemoryError, RuntimeError) as error:
         _fail(error, 1)
     except KeyboardInterrupt:
         _fail('interrupted', 130)

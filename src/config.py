@@ -27,6 +27,7 @@ lightcnn_cfg = edict({
     'lr_decay': 0.457305051927326,
     'lr_decay_epochs': 10,
     'warmup_steps': 0,
+    'scale_lr': False,               # lr x global batch / the recipe's batch, with a warm-up (arXiv:1706.02677)
     'clip_norm': 0.0,                # largest length of the whole gradient; 0: not clipped
     'momentum': 0.9,
     'weight_decay': 1e-4,
@@ -52,6 +53,8 @@ lightcnn_cfg = edict({
     'keep_checkpoint_max': 40,
     'log_steps': 100,
     'sink_size': 1,                  # steps per dataset sink on Ascend and GPU; 1: no sink
+    'check_every': 1000,             # steps between checks that all ranks hold the same weights; 0: never
+    'hang_seconds': 1800,            # without a step for so long (compiling counts) a run is given up; 0: never
     # files; a relative path is looked for under --dataset_path
     'data_path': 'train',
     'train_list': 'train_list.txt',
@@ -160,6 +163,10 @@ def check_config(cfg):
 
 def _parse(key, text):
     kind = type(lightcnn_cfg[key])
+    if kind is bool:
+        if text.lower() not in ('true', 'false'):
+            raise ValueError(f"{key}='{text}' is not true or false")
+        return text.lower() == 'true'
     try:
         return kind(text)
     except ValueError:
@@ -167,7 +174,7 @@ def _parse(key, text):
 
 
 def _check_value(key, value, kind):
-    if isinstance(value, bool) or not isinstance(value, (int, float) if kind is float else kind):
+    if isinstance(value, bool) != (kind is bool) or not isinstance(value, (int, float) if kind is float else kind):
         raise ValueError(f"{key}={value!r} should be of type {kind.__name__}")
     if key in CHOICES and value not in CHOICES[key]:
         raise ValueError(f"{key}='{value}' is not one of {', '.join(CHOICES[key])}")

@@ -12,6 +12,16 @@ def cosine_decay(steps, cfg, steps_per_epoch, num_steps):
     return cfg.lr * 0.5 * (1 + np.cos(np.pi * np.minimum(steps, num_steps) / num_steps))
 
 
+WARMUP_EPOCHS = 5
+
+
+def scale_lr(cfg, reference_batch, global_batch, steps_per_epoch):
+    """Scale cfg.lr with the batch in place, and warm up over 5 epochs if the recipe does not (arXiv:1706.02677)."""
+    cfg.lr *= global_batch / reference_batch
+    if global_batch > reference_batch and not cfg.warmup_steps:
+        cfg.warmup_steps = min(WARMUP_EPOCHS, max(1, cfg.epochs // 2)) * steps_per_epoch
+
+
 SCHEDULES = {'step': step_decay, 'cosine': cosine_decay}
 
 

@@ -4,9 +4,14 @@
 
 leaves lightcnn-<epoch>_<step>.ckpt with facts, train_log.jsonl, training.png and bad_images.txt in ckpt_dir.
 """
+import contextlib
 import math
 import os
+import signal
+import sys
+import threading
 import time
+import zlib
 
 import mindspore as ms
 import numpy as np
@@ -15,7 +20,8 @@ from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 from src import checkpoint
 from src.dataset import FaceFolder, TrainingBatches, check_images, prefetch
 from src.lightcnn import training_network
-from src.lr_generator import learning_rate
+from src.config import RECIPES
+from src.lr_generator import learning_rate, scale_lr
 from src.report import plot_training
 from src.train_log import TrainLog, read_log
 
@@ -192,7 +198,7 @@ class Saver:
 
     def restore(self, path):
         """Load the newest checkpoint that `path` means; return (number of steps it has done, its file)."""
-        ckpt = checkpoint.newest(path)
+        ckpt = checkpoint.newest(path, with_facts=True)
         facts = checkpoint.read_facts(ckpt)
         if facts is None or 'step' not in facts:
             raise ValueError(f"{ckpt}: {checkpoint.facts_file(ckpt)} does not tell the step, so it cannot be resumed")
@@ -212,47 +218,159 @@ class Saver:
                 raise ValueError(f"{ckpt}: was trained with {key} {facts.get(key)}, this run has {now[key]}")
 
 
-def train(cfg, device, recipe, ckpt_dir, resume=None, evaluate=None, eval_every=0):
+class StopSignals:
+    """While it is entered, SIGTERM and SIGINT wait in `number` for the end of the step; a second one acts at once.
+
+    Of several ranks only rank 0 minds them: the others go on until rank 0 has saved and its launcher stops them.
+    """
+
+    def __init__(self, is_writer):
+        self.is_writer, self.number, self.before = is_writer, None, {}
+
+    def __enter__(self):
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self.before[number] = signal.signal(number, self._note if self.is_writer else signal.SIG_IGN)
+        return self
+
+    def _note(self, number, _):
+        if self.number:
+            os._exit(128 + number)
+        self.number = number
+
+    def __exit__(self, *_):
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+
+class Watchdog:
+    """Ends the process with one line and code 1 if `alive` is not called for `seconds`; 0 means never."""
+
+    def __init__(self, seconds, ckpt_dir):
+        self.seconds, self.ckpt_dir = seconds, ckpt_dir
+        self.ended = threading.Event()
+        self.alive()
+
+    def alive(self):
+        self.last = time.monotonic()
+
+    def __enter__(self):
+        if self.seconds:
+            threading.Thread(target=self._watch, daemon=True).start()
+        return self
+
+    def _watch(self):
+        while not self.ended.wait(min(1.0, self.seconds / 4)):
+            if time.monotonic() - self.last > self.seconds:
+                print(f"error: no step for {self.seconds:g} s (hang_seconds): another rank, a card or the storage "
+                      f"hangs; go on with --resume {self.ckpt_dir}", file=sys.stderr, flush=True)
+                os._exit(1)
+
+    def __exit__(self, *_):
+        self.ended.set()
+
+
+def check_same_weights(step, device, done):
+    """Raise RuntimeError unless all ranks hold the same weights, to the last bit. All ranks call it together."""
+    checksum = 0
+    for weight in step.weights:
+        checksum = zlib.crc32(np.ascontiguousarray(weight.asnumpy()), checksum)
+    sums = np.zeros((device.rank_size, 2), np.float32)
+    sums[device.rank] = divmod(checksum, 1 << 16)                   # halves that float32 holds exactly
+    sums = ops.AllReduce()(Tensor(sums)).asnumpy()
+    different = np.flatnonzero((sums != sums[0]).any(1))
+    if len(different):
+        raise RuntimeError(f"after {done} steps the weights of rank {different[0]} differ from those of rank 0 "
+                           f"({len(different)} of {device.rank_size} ranks): they have drifted apart")
+
+
+def load_for_finetuning(step, cfg, path):
+    """Take the embedding network's weights from a checkpoint; the classifier stays new. Return the file."""
+    ckpt = checkpoint.newest(path)
+    network, _, image_size = checkpoint.load_embedding(ckpt, cfg.network_type)
+    if image_size != cfg.image_size:
+        raise ValueError(f"--finetune {ckpt}: is for {image_size}x{image_size} faces, this run has image_size "
+                         f"{cfg.image_size}")
+    for old, new in zip(network.get_parameters(), step.network.embedding.get_parameters()):
+        new.set_data(old)
+    return ckpt
+
+
+def train(cfg, device, recipe, ckpt_dir, resume=None, evaluate=None, eval_every=0, finetune=None):
     """Train to the end of cfg.epochs and return the number of steps done.
 
     resume: a checkpoint, a folder of them, or 'auto' (ckpt_dir, from the start if it holds none).
     evaluate: called with the embedding network every `eval_every` epochs; returns a dict with 'eer100'.
-    Raises FloatingPointError if the loss is not finite, ValueError or FileNotFoundError for bad input.
+    finetune: a checkpoint whose embedding network is the start, unless there is something to resume.
+    Raises FloatingPointError if the loss is not finite, RuntimeError if ranks drift apart, ValueError or
+    FileNotFoundError for bad input. SIGTERM and SIGINT save and leave with code 128 + signal.
     """
     is_writer = device.rank == 0
     os.makedirs(ckpt_dir, exist_ok=True)
+    if is_writer:
+        checkpoint.remove_left_over(ckpt_dir)
     faces = FaceFolder(cfg)
     num_bad = check_images(faces, cfg.num_workers, ckpt_dir, cfg.max_bad_images, is_writer)
     batches = TrainingBatches(faces, cfg, device.rank, device.rank_size)
+    if cfg.scale_lr:
+        scale_lr(cfg, RECIPES[recipe]().batch_size, batches.global_batch, batches.steps_per_epoch)
     step = build_step(cfg, device)
     saver = Saver(ckpt_dir, cfg, recipe, step, batches, is_writer)
     first = _restore(saver, ckpt_dir, resume)
+    start = f", from the embedding in {load_for_finetuning(step, cfg, finetune)}" if finetune and not first else ''
     log = TrainLog(os.path.join(ckpt_dir, 'train_log.jsonl'), cfg, batches.global_batch, batches.steps_per_epoch,
                    len(batches), first, is_writer)
     log.say(f"{cfg.network_type} on {device.target}, {device.rank_size} x batch {cfg.batch_size}: {len(faces)} images "
             f"of {cfg.num_classes} people ({num_bad} unreadable left out), {batches.steps_per_epoch} steps an epoch, "
-            f"steps {first} to {len(batches)}")
+            f"steps {first} to {len(batches)}, lr {cfg.lr:g}{start}")
     best = max([row['eer100'] for row in read_log(log.file) if 'eer100' in row], default=-1)
+    with StopSignals(is_writer) as stop, Watchdog(cfg.hang_seconds, ckpt_dir) as watchdog:
+        return _loop(cfg, device, step, batches, saver, log, first, best, stop, watchdog, evaluate, eval_every)
+
+
+def _loop(cfg, device, step, batches, saver, log, first, best, stop, watchdog, evaluate, eval_every):
     done, num_skipped = first, 0
 
     def rate(k):
         return learning_rate(k, cfg, batches.steps_per_epoch, len(batches))
 
-    for done, loss, hits, updated in step_outputs(step, batches, rate, range(first, len(batches)), cfg):
-        num_skipped = 0 if updated else num_skipped + 1
-        if updated and not math.isfinite(loss) or num_skipped > MAX_SKIPPED:
-            raise FloatingPointError(f"the loss is {loss} at step {done}, epoch {log.epoch_of(done)}; lower lr or "
-                                     f"raise warmup_steps, then go on with --resume {ckpt_dir}")
-        log.step(done, loss, hits, rate(done - 1))
-        if done % cfg.save_checkpoint_steps == 0 and done < len(batches):
-            saver.save(done)
-            _plot(log)
-        if eval_every and (done % (eval_every * log.steps_per_epoch) == 0 or done == len(batches)):
-            best = _evaluate(evaluate, step, saver, log, done, best)
+    if device.rank_size > 1:
+        check_same_weights(step, device, done)
+    try:
+        for done, loss, hits, updated in step_outputs(step, batches, rate, range(first, len(batches)), cfg):
+            watchdog.alive()
+            num_skipped = 0 if updated else num_skipped + 1
+            if updated and not math.isfinite(loss) or num_skipped > MAX_SKIPPED:
+                raise FloatingPointError(f"the loss is {loss} at step {done}, epoch {log.epoch_of(done)}; lower lr or "
+                                         f"raise warmup_steps, then go on with --resume {saver.ckpt_dir}")
+            log.step(done, loss, hits, rate(done - 1))
+            if device.rank_size > 1 and cfg.check_every and done % cfg.check_every == 0:
+                check_same_weights(step, device, done)
+            if stop.number:
+                _leave(saver, log, done, stop.number, device.rank_size)
+            if done % cfg.save_checkpoint_steps == 0 and done < len(batches):
+                saver.save(done)
+                _plot(log)
+            if eval_every and (done % (eval_every * log.steps_per_epoch) == 0 or done == len(batches)):
+                best = _evaluate(evaluate, step, saver, log, done, best)
+                watchdog.alive()
+    except (OSError, ValueError):                # the input or the disk failed in the middle: keep what was learnt
+        if done > first:
+            with contextlib.suppress(OSError):
+                saver.save(done)
+        raise
     if done > first:
         saver.save(done)
         _plot(log)
     return done
+
+
+def _leave(saver, log, done, number, ranks):
+    """Save and end the process with the code that a signal stands for."""
+    saver.save(done)
+    log.say(f"{signal.Signals(number).name}: saved after {done} steps; go on with --resume auto")
+    if ranks > 1:
+        os._exit(128 + number)                   # the other ranks still wait in a collective: no orderly farewell
+    sys.exit(128 + number)
 
 
 def _restore(saver, ckpt_dir, resume):

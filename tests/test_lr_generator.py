@@ -1,7 +1,7 @@
 import numpy as np
 
 from src.config import get_config
-from src.lr_generator import learning_rate
+from src.lr_generator import learning_rate, scale_lr
 
 
 def test_published_steps():
@@ -21,3 +21,14 @@ def test_warm_up_then_cosine():
 def test_one_step_and_many_agree():
     cfg = get_config()
     assert learning_rate(60, cfg, 5, 400) == learning_rate(np.arange(100), cfg, 5, 400)[60]
+
+
+def test_the_rate_scales_with_the_batch():
+    """Eight times the recipe's batch: eight times its rate, reached over five epochs; its own batch: as it is."""
+    cfg = get_config(settings=['scale_lr=true'])
+    scale_lr(cfg, 128, 1024, 100)
+    assert cfg.lr == 0.08 and cfg.warmup_steps == 500
+    assert [learning_rate(k, cfg, 100, 8000) for k in (249, 499)] == [np.float32(0.04), np.float32(0.08)]
+    cfg = get_config()
+    scale_lr(cfg, 128, 128, 100)
+    assert cfg.lr == 0.01 and cfg.warmup_steps == 0

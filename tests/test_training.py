@@ -271,3 +271,109 @@ def test_the_deeper_networks_learn(name):
     step = TrainStep(training_network(cfg), cfg)
     losses = [float(step(*batch(cfg), ms.Tensor(np.float32(0.01)))[0].asnumpy()) for _ in range(6)]
     assert np.isfinite(losses).all() and losses[-1] < losses[0]
+
+
+def run_in_process(cfg, out, **kwargs):
+    from src import trainer
+    return trainer.train(cfg, Device('CPU', 0, 0, 1), 'quickstart', str(out), **kwargs)
+
+
+def test_finetuning_starts_from_the_embedding_alone(cfg, trained, tmp_path, capsys):
+    """Other classes are refused by --resume and welcome to --finetune: the embedding is taken, the classifier new."""
+    from src.trainer import build_step, load_for_finetuning
+    cfg.num_classes = 9
+    step = build_step(cfg, Device('CPU', 0, 0, 1))
+    fresh = {p.name: p.asnumpy().copy() for p in step.weights}
+    load_for_finetuning(step, cfg, str(trained))
+    old = weights_of(trained / 'lightcnn-2_6.ckpt')
+    for p in step.weights:
+        expected = old if p.name.startswith('embedding.') else fresh
+        assert np.array_equal(p.asnumpy(), expected[p.name]), p.name
+    cfg.epochs = 1
+    assert run_in_process(cfg, tmp_path, finetune=str(trained)) == 6
+    assert 'from the embedding in' in capsys.readouterr().out
+    assert run_in_process(cfg, tmp_path, resume='auto', finetune='absent') == 6          # what is there goes on
+    cfg.image_size = cfg.resize_size = 32
+    with pytest.raises(ValueError, match='is for 16x16 faces, this run has image_size 32'):
+        run_in_process(cfg, tmp_path / 'other', finetune=str(trained))
+
+
+@pytest.mark.parametrize('limit', [10_000, 200_000])
+def test_a_full_disk_ends_the_run_and_leaves_the_last_good_checkpoint(synthetic, trained, tmp_path, limit):
+    """No file may grow over `limit` bytes, as on a full disk: one line, code 1, and nothing half-written."""
+    for name in ('lightcnn-1_4.ckpt', 'lightcnn-1_4.json'):
+        shutil.copy(trained / name, tmp_path)
+    code = (f"import resource, runpy, sys; resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit})); "
+            f"sys.argv[0] = {str(PROJECT / 'train.py')!r}; sys.path.insert(0, {str(PROJECT)!r}); "
+            "runpy.run_path(sys.argv[0], run_name='__main__')")
+    done = subprocess.run([sys.executable, '-c', code, *TINY, 'keep_checkpoint_max=1', '--dataset_path', str(synthetic),
+                           '--ckpt_path', str(tmp_path), '--resume', 'auto'], capture_output=True, text=True,
+                          timeout=300)
+    assert done.returncode == 1 and 'error: ' in done.stderr and 'Traceback' not in done.stderr, done.stderr
+    assert 'could not be written, is the disk full?' in done.stderr
+    assert sorted(p.name for p in tmp_path.glob('*.ckpt')) == ['lightcnn-1_4.ckpt']
+    assert not list(tmp_path.glob('.*')) and checkpoint.newest(str(tmp_path)).endswith('lightcnn-1_4.ckpt')
+
+
+def test_an_image_that_fails_in_the_middle_leaves_a_checkpoint(cfg, monkeypatch, tmp_path):
+    from src import trainer
+    whole = trainer.TrainingBatches.__getitem__
+
+    def get(batches, step):
+        if step == 5:
+            raise ValueError('a/b.jpg: the picture is cut off')
+        return whole(batches, step)
+    monkeypatch.setattr(trainer.TrainingBatches, '__getitem__', get)
+    with pytest.raises(ValueError, match='a/b.jpg'):
+        run_in_process(cfg, tmp_path)
+    assert checkpoint.read_facts(checkpoint.newest(str(tmp_path)))['step'] == 5
+
+
+def test_what_a_killed_save_left_goes(cfg, tmp_path):
+    cfg.epochs = 1
+    (tmp_path / '.4194999-lightcnn-1_4.ckpt').write_bytes(b'half')
+    (tmp_path / f'.{os.getpid()}-other.ckpt').write_bytes(b'being written')
+    run_in_process(cfg, tmp_path)
+    assert [p.name for p in tmp_path.glob('.*')] == [f'.{os.getpid()}-other.ckpt']
+
+
+def test_checkpoints_without_facts_are_not_resumed(cfg, tmp_path, capsys):
+    (tmp_path / 'lightcnn-1_4.ckpt').write_bytes(b'its facts never came')
+    cfg.epochs = 1
+    assert run_in_process(cfg, tmp_path, resume='auto') == 6 and 'steps 0 to 6' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize('number', [15, 2])
+def test_a_signal_saves_and_leaves_with_its_code(cfg, monkeypatch, tmp_path, number):
+    """The signal comes in step 2: the checkpoint of that step is there, and the run goes on from it."""
+    from src import trainer
+    outputs = trainer.step_outputs
+
+    def with_signal(*arguments):
+        for row in outputs(*arguments):
+            if row[0] == 2:
+                os.kill(os.getpid(), number)
+            yield row
+    monkeypatch.setattr(trainer, 'step_outputs', with_signal)
+    with pytest.raises(SystemExit) as left:
+        run_in_process(cfg, tmp_path)
+    assert left.value.code == 128 + number
+    assert checkpoint.read_facts(checkpoint.newest(str(tmp_path)))['step'] == 2
+    monkeypatch.setattr(trainer, 'step_outputs', outputs)
+    assert run_in_process(cfg, tmp_path, resume='auto') == 12
+
+
+def test_ranks_that_drift_apart_are_an_error(cfg, monkeypatch):
+    """AllReduce as if rank 1 held other weights: the sums of its half do not match."""
+    from src import trainer
+    step = trainer.build_step(cfg, Device('CPU', 0, 0, 1))
+    for other in (0, 1):
+        def reduce(mine, other=other):
+            rows = mine.asnumpy()
+            return ms.Tensor(np.stack([rows[0], rows[0] + np.float32(other)]))
+        monkeypatch.setattr(trainer.ops, 'AllReduce', lambda reduce=reduce: reduce)
+        if other:
+            with pytest.raises(RuntimeError, match='weights of rank 1 differ from those of rank 0'):
+                trainer.check_same_weights(step, Device('CPU', 0, 0, 2), 7)
+        else:
+            trainer.check_same_weights(step, Device('CPU', 0, 0, 2), 7)
