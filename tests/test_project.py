@@ -1,5 +1,6 @@
 """The house itself: imports, launchers, the synthetic data, the READMEs and their commands."""
 import ast
+import json
 import os
 import re
 import subprocess
@@ -11,11 +12,12 @@ import pytest
 
 from conftest import PROJECT, TINY
 from src import lists
+from src.hccl import rank_table
 from src.synthetic import draw_face, write_dataset
 
 ENTRY_SCRIPTS = {'train', 'eval_lfw', 'eval_blufr', 'export', 'preprocess', 'postprocess'}
 LEAVES = {'config', 'images', 'lists', 'lr_generator', 'metrics', 'synthetic', 'train_log', 'uncertainty', 'report',
-          'page', 'evaluation'}        # need no MindSpore
+          'page', 'evaluation', 'hccl', 'launch'}        # need no MindSpore
 ENV = {**os.environ, 'VIRTUAL_ENV': sys.prefix, 'PATH': f"{sys.prefix}/bin:{os.environ['PATH']}",
        'DEVICE_TARGET': 'CPU'}
 
@@ -138,12 +140,14 @@ def test_readme_commands_run(tmp_path, synthetic):
     quick = tmp_path / 'quickstart'
     quick.mkdir()
     (quick / 'data').symlink_to(synthetic)
+    (tmp_path / 'hccl.json').write_text(json.dumps(rank_table('10.0.0.1', {d: f'192.168.1.{d + 1}' for d in range(8)})))
     small = ' '.join(TINY[4:])
     for command in readme_commands('README.md'):
         if 'run_tests.sh' in command:
             command += ' --collect-only -q'
-        elif re.search(r'train\.py|train_standalone|quickstart\.sh', command) and '--help' not in command:
-            command += ' ' + (small.replace('batch_size=8', 'batch_size=4') if 'msrun' in command else small)
+        elif re.search(r'train\.py|train_standalone|train_distribute|quickstart\.sh', command):
+            ranks = 8 if '_8p' in command else 2 if 'train_distribute' in command else 1
+            command += ' ' + small.replace('batch_size=8', f'batch_size={8 // ranks}')
         command = re.sub(r'\b(scripts/|train\.py|eval_\w+\.py)(?=\S* |\S*$)', rf'{PROJECT}/\1', command)
         done = bash(command, tmp_path, START_SECONDS='300', QUICKSTART_DIR=str(quick), PYTHONPATH=str(PROJECT))
         assert done.returncode == 0, f'{command}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}'
