@@ -38,17 +38,21 @@ class Blufr(NamedTuple):
 def read_image_list(file):
     """Return (names, labels int64 (N,)) of a "path label" list; ValueError names the first line that is wrong."""
     names, labels = [], []
-    with open(file, encoding='utf-8', errors='surrogateescape', newline=None) as lines:
-        for number, line in enumerate(lines, 1):
-            line = line.strip()
-            if not line:
-                continue
-            name, label = _split_line(line, file, number)
-            names.append(name)
-            labels.append(label)
+    for name, label in iterate_list(file):
+        names.append(name)
+        labels.append(label)
     if not names:
         raise ValueError(f"{file}: no image is listed; expected lines of 'path label'")
     return names, np.array(labels, np.int64)
+
+
+def iterate_list(file):
+    """Yield (name, label) of every line of a "path label" list; ValueError names a line that is wrong."""
+    with open(file, encoding='utf-8', errors='surrogateescape', newline=None) as lines:
+        for number, line in enumerate(lines, 1):
+            line = line.strip()
+            if line:
+                yield _split_line(line, file, number)
 
 
 def _split_line(line, file, number):
@@ -136,6 +140,23 @@ def _pair_rows(value, key, file, num_images):
     if value.ndim != 2 or value.shape[0] != 2 or value.dtype.kind not in 'uif' or value.shape[1] == 0:
         raise ValueError(f"{file}: {key} is {value.dtype} {value.shape}, expected 2 x P row numbers")
     return _rows(value, key, file, num_images).reshape(2, -1).T
+
+
+def load_lfw_order(file, prefix):
+    """Return (names, labels) in LFW's order from the authors' result file, `prefix` characters cut off its paths."""
+    mat = _load_mat(file, ('image_path', 'labels_original'))
+    paths, labels = ([_plain(cell) for cell in mat[key].ravel()] for key in ('image_path', 'labels_original'))
+    if len(paths) != len(labels):
+        raise ValueError(f"{file}: {len(paths)} paths and {len(labels)} labels; expected as many of each")
+    lines = [f"{path[prefix:].replace(chr(92), '/')} {label}" for path, label in zip(paths, labels)]
+    rows = [_split_line(line.strip(), file, number) for number, line in enumerate(lines, 1)]
+    return [name for name, _ in rows], np.array([label for _, label in rows], np.int64)
+
+
+def _plain(cell):
+    while isinstance(cell, np.ndarray) and cell.size == 1:
+        cell = cell.flat[0]
+    return str(cell)
 
 
 def load_blufr(file):

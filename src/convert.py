@@ -1,0 +1,268 @@
+"""MS-Celeb-1M's TSV file -> a folder of aligned faces: MID/<rank>-<face id>.jpg.
+
+    python src/convert.py --file_path FaceImageCroppedWithAlignment.tsv --output_dir train --clean_list clean_list.txt
+
+Seven columns a row: Freebase MID, search rank, image URL, page URL, face id, base64 rectangle (4 float32), base64
+JPEG. The file is read in parts by several processes, in constant memory. What each part did is kept in
+OUTPUT_DIR/.convert, so that a run that was killed goes on without reading finished parts again. Rows that are broken go
+to rejected.tsv with line number and reason, listed images that never came to missing.txt.
+"""
+import argparse
+import base64
+import binascii
+import hashlib
+import json
+import os
+import re
+import shutil
+import sys
+import time
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+
+if not __package__:
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+import numpy as np  # noqa: E402
+from tqdm import tqdm  # noqa: E402
+
+from src import cli, lists  # noqa: E402
+from src.images import decode_grey  # noqa: E402
+
+EXAMPLES = """  python src/convert.py --file_path ms1m.tsv --output_dir train
+  python src/convert.py --file_path ms1m.tsv --output_dir train --clean_list clean_list.txt --workers 8"""
+NUM_COLUMNS = 7
+MAX_LINE = 64 * 2**20
+PART_BYTES = 64 * 2**20
+_MID = re.compile(r'[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z')
+_FACE_ID = re.compile(r'[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z')
+_RANK = re.compile(r'[0-9]{1,9}\Z')
+
+
+class Rejected(ValueError):
+    """A row that cannot become an image; the text is the reason."""
+
+
+def parse_row(line):
+    """Return (name 'MID/<rank>-<face id>.jpg', JPEG bytes) of one row; `Rejected` says why it has none."""
+    columns = line.rstrip(b'\r\n').split(b'\t')
+    if columns == [b'']:
+        raise Rejected('the line is empty')
+    if len(columns) != NUM_COLUMNS:
+        raise Rejected(f'{len(columns)} columns, expected {NUM_COLUMNS}')
+    mid, rank, face_id = (columns[i].decode('ascii', 'replace') for i in (0, 1, 4))
+    for pattern, text, what in ((_MID, mid, 'MID'), (_RANK, rank, 'search rank'), (_FACE_ID, face_id, 'face id')):
+        if not pattern.match(text):
+            raise Rejected(f'{what} {text[:40]!r} cannot be part of a file name')
+    if len(_decode(columns[5], 'rectangle')) != 16:
+        raise Rejected('the rectangle is not four float32')
+    data = _decode(columns[6], 'image')
+    try:
+        decode_grey(data, 'image')
+    except ValueError as error:
+        raise Rejected(str(error)) from None
+    return f'{mid}/{rank}-{face_id}.jpg', data
+
+
+def _decode(text, what):
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        raise Rejected(f'the {what} is not base64') from None
+
+
+def key_of(name):
+    """Return 64 bits of a name's hash: millions of names are kept and compared as numbers."""
+    return int.from_bytes(hashlib.blake2b(name.encode(errors='surrogateescape'), digest_size=8).digest(), 'little')
+
+
+def lines_of(file, start, end):
+    """Yield the lines of a binary file that begin in [start, end), None for one longer than MAX_LINE."""
+    if start:
+        file.seek(start - 1)
+        _skip_line(file)
+    while file.tell() < end:
+        line = file.readline(MAX_LINE)
+        if not line:
+            return
+        if len(line) == MAX_LINE and not line.endswith(b'\n'):
+            _skip_line(file)
+            line = None
+        yield line
+
+
+def _skip_line(file):
+    while (piece := file.readline(MAX_LINE)) and not piece.endswith(b'\n'):
+        pass
+
+
+def write_new(path, data, temporary):
+    """Write a file that is not there yet, whole or not at all. False if it is there with the same content.
+
+    `Rejected` if it is there with another content: nothing is overwritten.
+    """
+    with open(temporary, 'wb') as out:
+        out.write(data)
+    try:
+        os.link(temporary, path)
+        return True
+    except FileNotFoundError:
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        os.link(temporary, path)
+        return True
+    except FileExistsError:
+        with open(path, 'rb') as there:
+            if there.read() == data:
+                return False
+        raise Rejected('a duplicate name with another picture; the first is kept') from None
+    finally:
+        os.remove(temporary)
+
+
+def convert_part(tsv, output_dir, number, start, end, clean_keys):
+    """Write the images of one part and then, as the sign that it is finished, part_<number>.json; return its counts."""
+    work = os.path.join(output_dir, '.convert')
+    stem, temporary = os.path.join(work, f'part_{number:06d}'), os.path.join(work, f'tmp-{os.getpid()}')
+    counts, keys = {'rows': 0, 'images': 0, 'bytes': 0, 'rejected': 0, 'unlisted': 0}, []
+    with open(tsv, 'rb') as file, open(f'{stem}.tsv', 'w', encoding='utf-8') as rejected:
+        for line in lines_of(file, start, end):
+            counts['rows'] += 1
+            try:
+                if line is None:
+                    raise Rejected(f'the line is longer than {MAX_LINE} bytes')
+                name, data = parse_row(line)
+                key = key_of(name)
+                if clean_keys is not None and not _holds(clean_keys, key):
+                    counts['unlisted'] += 1
+                    continue
+                write_new(os.path.join(output_dir, name), data, temporary)
+                keys.append(key)
+                counts['images'] += 1
+                counts['bytes'] += len(data)
+            except Rejected as reason:
+                rejected.write(f"{counts['rows']}\t{reason}\n")
+                counts['rejected'] += 1
+    lists.write_array(f'{stem}.npy', np.array(keys, np.uint64))
+    os.sync()                                                    # the pictures before the word that they are there
+    lists.write_text(f'{stem}.json', json.dumps(counts))
+    return counts
+
+
+def _holds(sorted_keys, key):
+    place = np.searchsorted(sorted_keys, np.uint64(key))
+    return place < len(sorted_keys) and int(sorted_keys[place]) == key
+
+
+def convert(tsv, output_dir, clean_list=None, workers=None, part_bytes=PART_BYTES):
+    """Convert a TSV file; return the counts of the whole. A run that was cut off goes on with the parts that are left.
+
+    Raises ValueError if output_dir holds another conversion, OSError if the disk is too small.
+    """
+    if not os.path.isfile(tsv):
+        raise FileNotFoundError(f"{tsv}: no such TSV file")
+    size = os.path.getsize(tsv)
+    clean_keys = None if clean_list is None else np.unique(
+        np.fromiter((key_of(name) for name, _ in lists.iterate_list(clean_list)), np.uint64))
+    work = os.path.join(output_dir, '.convert')
+    os.makedirs(work, exist_ok=True)
+    _same_job(work, {'tsv_bytes': size, 'tsv_mtime': os.stat(tsv).st_mtime_ns, 'part_bytes': part_bytes,
+                     'clean_list': clean_list and lists.file_sha256(clean_list)})
+    for name in os.listdir(work):
+        if name.startswith('tmp-'):
+            os.remove(os.path.join(work, name))
+    parts = [(number, start, min(start + part_bytes, size)) for number, start in enumerate(range(0, size, part_bytes))]
+    left = [part for part in parts if not os.path.exists(os.path.join(work, f'part_{part[0]:06d}.json'))]
+    if len(left) < len(parts):
+        print(f"{len(parts) - len(left)} of {len(parts)} parts are finished already", flush=True)
+    _check_space(output_dir, sum(end - start for _, start, end in left))
+    with ProcessPoolExecutor(workers or len(os.sched_getaffinity(0))) as pool:
+        jobs = {pool.submit(convert_part, tsv, output_dir, *part, clean_keys): part for part in left}
+        _report_progress(jobs, sum(end - start for _, start, end in left))
+    return _finish(output_dir, work, len(parts), clean_list)
+
+
+def _same_job(work, job):
+    file = os.path.join(work, 'job.json')
+    if os.path.exists(file):
+        with open(file, encoding='utf-8') as text:
+            before = json.load(text)
+        differs = [key for key in job if before.get(key) != job[key]]
+        if differs:
+            raise ValueError(f"{os.path.dirname(work)}: holds another conversion ({', '.join(differs)} differ); choose "
+                             f"another --output_dir or delete {work}")
+    else:
+        lists.write_text(file, json.dumps(job))
+
+
+def _check_space(output_dir, num_bytes):
+    free, needed = shutil.disk_usage(output_dir).free, num_bytes * 3 // 4          # base64 is a third longer
+    if needed > free:
+        raise OSError(f"{output_dir}: {free / 1e9:.1f} GB are free, up to {needed / 1e9:.1f} GB are needed")
+
+
+def _report_progress(jobs, num_bytes):
+    start = shown = time.time()
+    done = rows = 0
+    with tqdm(total=num_bytes, desc='converting', unit='B', unit_scale=True, disable=None) as bar:
+        for job in as_completed(jobs):
+            rows += job.result()['rows']
+            _, begin, end = jobs[job]
+            done += end - begin
+            seconds = time.time() - start
+            bar.set_postfix_str(f'{rows / seconds:.0f} rows/s')
+            bar.update(end - begin)
+            if bar.disable and (time.time() - shown > 10 or done == num_bytes):
+                shown = time.time()
+                left = seconds / done * (num_bytes - done)
+                print(f"{100 * done / num_bytes:.1f} %, {rows} rows, {rows / seconds:.0f} rows/s, {left:.0f} s left",
+                      flush=True)
+
+
+def _finish(output_dir, work, num_parts, clean_list):
+    """Put the parts' reports together; return the counts of the whole."""
+    total, keys = {'rows': 0, 'images': 0, 'bytes': 0, 'rejected': 0, 'unlisted': 0}, []
+    temporary = os.path.join(work, 'rejected.tsv')
+    with open(temporary, 'w', encoding='utf-8') as rejected:
+        for number in range(num_parts):
+            stem = os.path.join(work, f'part_{number:06d}')
+            with open(f'{stem}.tsv', encoding='utf-8') as part:
+                for line in part:
+                    row, _, reason = line.partition('\t')
+                    rejected.write(f"{total['rows'] + int(row)}\t{reason}")
+            with open(f'{stem}.json', encoding='utf-8') as text:
+                for key, value in json.load(text).items():
+                    total[key] += value
+            keys.append(np.load(f'{stem}.npy', allow_pickle=False))
+    os.replace(temporary, os.path.join(output_dir, 'rejected.tsv'))
+    keys = np.concatenate([np.zeros(0, np.uint64), *keys])
+    distinct = np.unique(keys)
+    total['duplicates'] = len(keys) - len(distinct)
+    if clean_list is not None:
+        missing = [name for name, _ in lists.iterate_list(clean_list) if not _holds(distinct, key_of(name))]
+        lists.write_text(os.path.join(output_dir, 'missing.txt'), ''.join(f'{name}\n' for name in missing))
+        total['missing'] = len(missing)
+    return total
+
+
+def main():
+    flags = cli.parser(__doc__.splitlines()[0], EXAMPLES)
+    flags.add_argument('--file_path', required=True, metavar='TSV')
+    flags.add_argument('--output_dir', required=True, metavar='DIR')
+    flags.add_argument('--clean_list', metavar='FILE', help="'name label' list: only its images are written")
+    flags.add_argument('--workers', type=int, help='processes (default: one per core)')
+    flags.add_argument('--part_mb', type=int, default=PART_BYTES >> 20, help=argparse.SUPPRESS)
+    args = flags.parse_args()
+    if args.workers is not None and args.workers < 1:
+        raise ValueError(f"--workers {args.workers} is not 1 or more")
+    total = convert(args.file_path, args.output_dir, args.clean_list, args.workers, args.part_mb << 20)
+    print(f"{total['rows']} rows: {total['images'] - total['duplicates']} images, {total['bytes'] / 1e6:.1f} MB, in "
+          f"{args.output_dir}; {total['duplicates']} duplicates of the same picture, {total['unlisted']} not in the "
+          f"list, {total['rejected']} rejected (rejected.tsv)")
+    if total.get('missing'):
+        print(f"{total['missing']} listed images never came (missing.txt)")
+    if not total['images']:
+        raise OSError(f"{args.file_path}: not one image came out; see {os.path.join(args.output_dir, 'rejected.tsv')}")
+
+
+if __name__ == '__main__':
+    cli.run(main)
