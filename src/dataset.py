@@ -19,9 +19,46 @@ from tqdm import tqdm
 
 from src.images import find_image, read_grey, resize, to_input
 from src.lists import check_train_labels, read_image_list, write_text
+from src.pack import Pack
 
 EMBEDDING_SIZE = 256
 _EPOCH, _STEP = 1, 2             # what a random stream is for; 0 draws the initial weights
+
+
+class PackedFaces:
+    """The faces of a pack (src/pack.py), as (R, R) uint8."""
+
+    def __init__(self, cfg):
+        self.pack, self.list_file, self.side = Pack(cfg.train_list), cfg.train_list, cfg.resize_size
+        self.labels = self.pack.labels
+        if self.pack.num_people > cfg.num_classes:
+            raise ValueError(f"{cfg.train_list}: holds {self.pack.num_people} people; num_classes is {cfg.num_classes}")
+
+    def __len__(self):
+        return len(self.pack)
+
+    def check(self, cfg, out_dir, device):
+        """Refuse a damaged shard, each rank looking at its share; a verdict that still holds is not repeated."""
+        key = hashlib.sha256(json.dumps([(os.path.abspath(self.list_file), device.rank_size)] + [
+            [shard['file'], os.stat(os.path.join(self.pack.folder, shard['file'])).st_mtime_ns, shard['sha256']]
+            for shard in self.pack.shards]).encode()).hexdigest()[:16]
+        verdict = os.path.join(out_dir, f'pack_check_{key}.rank{device.rank}')
+        if not os.path.exists(verdict):
+            self.pack.verify(range(device.rank, len(self.pack.shards), device.rank_size), cfg.num_workers)
+            write_text(verdict, 'the shards of this rank match their sha256\n')
+        return 0
+
+    def read(self, rows):
+        """Return the faces in `rows` as (n, R, R) uint8."""
+        faces = np.empty((len(rows), self.side, self.side), np.uint8)
+        for i, row in enumerate(rows):
+            faces[i] = resize(self.pack.face(row), self.side)
+        return faces
+
+
+def open_faces(cfg):
+    """Return the training faces that cfg.train_list names: a pack (.json) or a list of files under cfg.data_path."""
+    return PackedFaces(cfg) if cfg.train_list.endswith('.json') else FaceFolder(cfg)
 
 
 class FaceFolder:
@@ -41,6 +78,10 @@ class FaceFolder:
 
     def __len__(self):
         return len(self.names)
+
+    def check(self, cfg, out_dir, device):
+        """Leave out unreadable images and return their number, see `check_images`."""
+        return check_images(self, cfg.num_workers, out_dir, cfg.max_bad_images, device.rank == 0)
 
     def drop(self, rows):
         """Leave out the images in `rows`."""

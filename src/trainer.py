@@ -18,7 +18,7 @@ import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
 from src import checkpoint
-from src.dataset import FaceFolder, TrainingBatches, check_images, prefetch
+from src.dataset import TrainingBatches, open_faces, prefetch
 from src.lightcnn import training_network
 from src.config import RECIPES
 from src.lr_generator import learning_rate, scale_lr
@@ -308,8 +308,8 @@ def train(cfg, device, recipe, ckpt_dir, resume=None, evaluate=None, eval_every=
     os.makedirs(ckpt_dir, exist_ok=True)
     if is_writer:
         checkpoint.remove_left_over(ckpt_dir)
-    faces = FaceFolder(cfg)
-    num_bad = check_images(faces, cfg.num_workers, ckpt_dir, cfg.max_bad_images, is_writer)
+    faces = open_faces(cfg)
+    num_bad = faces.check(cfg, ckpt_dir, device)
     batches = TrainingBatches(faces, cfg, device.rank, device.rank_size)
     if cfg.scale_lr:
         scale_lr(cfg, RECIPES[recipe]().batch_size, batches.global_batch, batches.steps_per_epoch)

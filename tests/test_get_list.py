@@ -72,7 +72,8 @@ def test_a_folder_of_people(tmp_path):
     lists.check_train_labels(labels, 2, 'f')
     assert 'unchanged' in run('train', tmp_path / 'train', '--min_images', '2').stdout
     for arguments, message in ((['train', tmp_path / 'none'], 'no such folder'),
-                               (['test'], 'expected nothing, or train'), (['train', tmp_path / 'train', '--min_images', '9'], 'no person with 9')):
+                               (['test'], 'expected nothing, or train'),
+                               (['train', tmp_path / 'train', '--min_images', '9'], 'no person with 9')):
         done = run(*arguments)
         assert done.returncode == 2 and message in done.stderr and done.stderr.count('\n') == 1
 
