@@ -63,11 +63,16 @@ def _split_line(line, file, number):
         if not match:
             raise ValueError(f"{file}, line {number}: expected 'path label', found '{line[:80]}'")
         name, text = match.group(1), match.group(2)
-    if name[0] in '/\\' or '..' in name and '..' in re.split(r'[/\\]', name) or name[1:2] == ':':
-        raise ValueError(f"{file}, line {number}: '{name[:80]}' leaves the image folder; expected a relative path")
+    check_relative(name, f"{file}, line {number}")
     if len(text) > 9:
         raise ValueError(f"{file}, line {number}: the label {text[:20]} is too large")
     return name, int(text)
+
+
+def check_relative(name, where):
+    """Raise ValueError if a path from a file would leave the image folder."""
+    if name[0] in '/\\' or '..' in name and '..' in re.split(r'[/\\]', name) or name[1:2] == ':':
+        raise ValueError(f"{where}: '{name[:80]}' leaves the image folder; expected a relative path")
 
 
 def check_train_labels(labels, num_classes, file):
