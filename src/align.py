@@ -4,9 +4,9 @@
     python src/align.py --root photos --detect --geometry test --out faces/lfw/image
 
 A line of the landmarks file is "path x1 y1 ... x5 y5" in pixels: left eye, right eye, nose, left and right corner of
-the mouth, as they stand in the picture. 'train' and 'test' are the two geometries of LightCNN's authors: eyes level, their
-middle and the mouth's 48 pixels apart; 144x144 with the eyes in row 48, and 128x128 with row 40 (the centre of the
-first). 'arcface' is the 112x112 similarity transform of insightface, in colour. What is outside the picture is black.
+the mouth, as they stand in the picture. 'train' and 'test' are the two geometries of LightCNN's authors: eyes level,
+their middle and the mouth's 48 pixels apart; 144x144 with the eyes in row 48, and 128x128 with row 40 (the centre of
+the first). 'arcface' is the 112x112 similarity transform of insightface, in colour. Outside the picture it is black.
 """
 import os
 import sys

@@ -5,7 +5,8 @@
 Seven columns a row: Freebase MID, search rank, image URL, page URL, face id, base64 rectangle (4 float32), base64
 JPEG. The file is read in parts by several processes, in constant memory. What each part did is kept in
 OUTPUT_DIR/.convert, so that a run that was killed goes on without reading finished parts again. Rows that are broken go
-to rejected.tsv with line number and reason, listed images that never came to missing.txt.
+to rejected.tsv with line number and reason, listed images that never came to missing.txt. With --format pack the faces
+go at once into the shards of OUTPUT_DIR/pack.json (src/pack.py), labelled by the clean list, without small files.
 """
 import argparse
 import base64
@@ -26,14 +27,15 @@ if not __package__:
 import numpy as np  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
-from src import cli, lists  # noqa: E402
-from src.images import decode_grey  # noqa: E402
+from src import cli, lists, pack  # noqa: E402
+from src.images import TRAIN_SIDE, decode_grey, resize  # noqa: E402
 
 EXAMPLES = """  python src/convert.py --file_path ms1m.tsv --output_dir train
-  python src/convert.py --file_path ms1m.tsv --output_dir train --clean_list clean_list.txt --workers 8"""
+  python src/convert.py --file_path ms1m.tsv --output_dir train --clean_list clean_list.txt --workers 8
+  python src/convert.py --file_path ms1m.tsv --output_dir packs --clean_list clean_list.txt --format pack"""
 NUM_COLUMNS = 7
 MAX_LINE = 64 * 2**20
-PART_BYTES = 64 * 2**20
+PART_BYTES = {'folder': 64 * 2**20, 'pack': 2 * 2**30}       # a part of a pack becomes a shard
 _MID = re.compile(r'[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z')
 _FACE_ID = re.compile(r'[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z')
 _RANK = re.compile(r'[0-9]{1,9}\Z')
@@ -119,54 +121,96 @@ def write_new(path, data, temporary):
         os.remove(temporary)
 
 
-def convert_part(tsv, output_dir, number, start, end, clean_keys):
+class Part:
+    """One part of the TSV file on its way: counts, rejected rows, and the keys of the images that came out."""
+
+    def __init__(self, job, number, start, end):
+        self.job, self.start, self.end, self.number = job, start, end, number
+        self.stem = os.path.join(job['output_dir'], '.convert', f'part_{number:06d}')
+        self.counts = {'rows': 0, 'images': 0, 'bytes': 0, 'rejected': 0, 'unlisted': 0}
+        self.keys, self.packed = [], set()
+
+    def rows(self, clean):
+        """Yield (name, label, JPEG bytes) of the good rows; what the caller rejects meanwhile is noted too."""
+        with open(self.job['tsv'], 'rb') as file, open(f'{self.stem}.tsv', 'w', encoding='utf-8') as rejected:
+            for line in lines_of(file, self.start, self.end):
+                self.counts['rows'] += 1
+                try:
+                    if line is None:
+                        raise Rejected(f'the line is longer than {MAX_LINE} bytes')
+                    name, data = parse_row(line)
+                    key = key_of(name)
+                    label = -1 if clean is None else clean.label(key)
+                    if label is None:
+                        self.counts['unlisted'] += 1
+                    elif self.take(name, key, data):
+                        yield name, label, data
+                except Rejected as reason:
+                    rejected.write(f"{self.counts['rows']}\t{reason}\n")
+                    self.counts['rejected'] += 1
+
+    def take(self, name, key, data):
+        """Count an image; True if it is to be written. `Rejected` if its name is there with another picture."""
+        if self.job['format'] == 'folder':
+            temporary = os.path.join(self.job['output_dir'], '.convert', f'tmp-{os.getpid()}')
+            fresh = write_new(os.path.join(self.job['output_dir'], name), data, temporary)
+        else:
+            fresh = key not in self.packed
+            self.packed.add(key)
+        self.keys.append(key)
+        self.counts['images'] += 1
+        self.counts['bytes'] += len(data)
+        return fresh
+
+
+def convert_part(job, number, start, end, clean):
     """Write the images of one part and then, as the sign that it is finished, part_<number>.json; return its counts."""
-    work = os.path.join(output_dir, '.convert')
-    stem, temporary = os.path.join(work, f'part_{number:06d}'), os.path.join(work, f'tmp-{os.getpid()}')
-    counts, keys = {'rows': 0, 'images': 0, 'bytes': 0, 'rejected': 0, 'unlisted': 0}, []
-    with open(tsv, 'rb') as file, open(f'{stem}.tsv', 'w', encoding='utf-8') as rejected:
-        for line in lines_of(file, start, end):
-            counts['rows'] += 1
-            try:
-                if line is None:
-                    raise Rejected(f'the line is longer than {MAX_LINE} bytes')
-                name, data = parse_row(line)
-                key = key_of(name)
-                if clean_keys is not None and not _holds(clean_keys, key):
-                    counts['unlisted'] += 1
-                    continue
-                write_new(os.path.join(output_dir, name), data, temporary)
-                keys.append(key)
-                counts['images'] += 1
-                counts['bytes'] += len(data)
-            except Rejected as reason:
-                rejected.write(f"{counts['rows']}\t{reason}\n")
-                counts['rejected'] += 1
-    lists.write_array(f'{stem}.npy', np.array(keys, np.uint64))
-    os.sync()                                                    # the pictures before the word that they are there
-    lists.write_text(f'{stem}.json', json.dumps(counts))
-    return counts
+    part = Part(job, number, start, end)
+    facts = {}
+    if job['format'] == 'pack':
+        prefix = os.path.join(job['output_dir'], 'pack')
+        facts['shard'] = pack.write_shard(prefix, number, (
+            (name, label, pack.encode_jpeg(resize(decode_grey(data), TRAIN_SIDE)))
+            for name, label, data in part.rows(clean)))
+    else:
+        for _ in part.rows(clean):
+            pass
+        os.sync()                                                # the pictures before the word that they are there
+    lists.write_array(f'{part.stem}.npy', np.array(part.keys, np.uint64))
+    lists.write_text(f'{part.stem}.json', json.dumps({**part.counts, **facts}))
+    return part.counts
 
 
-def _holds(sorted_keys, key):
-    place = np.searchsorted(sorted_keys, np.uint64(key))
-    return place < len(sorted_keys) and int(sorted_keys[place]) == key
+class CleanList:
+    """The names of a clean list as sorted 64-bit keys, 12 bytes each, with their labels."""
+
+    def __init__(self, file):
+        rows = np.fromiter(((key_of(name), label) for name, label in lists.iterate_list(file)),
+                           np.dtype([('key', np.uint64), ('label', np.int32)]))
+        self.keys, first = np.unique(rows['key'], return_index=True)
+        self.labels = rows['label'][first]
+
+    def label(self, key):
+        """Return the label of a name's key, None if it is not listed."""
+        place = np.searchsorted(self.keys, np.uint64(key))
+        return int(self.labels[place]) if place < len(self.keys) and int(self.keys[place]) == key else None
 
 
-def convert(tsv, output_dir, clean_list=None, workers=None, part_bytes=PART_BYTES):
+def convert(tsv, output_dir, clean_list=None, workers=None, part_bytes=None, form='folder'):
     """Convert a TSV file; return the counts of the whole. A run that was cut off goes on with the parts that are left.
 
     Raises ValueError if output_dir holds another conversion, OSError if the disk is too small.
     """
     if not os.path.isfile(tsv):
         raise FileNotFoundError(f"{tsv}: no such TSV file")
-    size = os.path.getsize(tsv)
-    clean_keys = None if clean_list is None else np.unique(
-        np.fromiter((key_of(name) for name, _ in lists.iterate_list(clean_list)), np.uint64))
+    if form == 'pack' and clean_list is None:
+        raise ValueError("--format pack needs --clean_list: the labels come from it")
+    size, part_bytes = os.path.getsize(tsv), part_bytes or PART_BYTES[form]
+    clean = clean_list and CleanList(clean_list)
     work = os.path.join(output_dir, '.convert')
     os.makedirs(work, exist_ok=True)
     _same_job(work, {'tsv_bytes': size, 'tsv_mtime': os.stat(tsv).st_mtime_ns, 'part_bytes': part_bytes,
-                     'clean_list': clean_list and lists.file_sha256(clean_list)})
+                     'format': form, 'clean_list': clean_list and lists.file_sha256(clean_list)})
     for name in os.listdir(work):
         if name.startswith('tmp-'):
             os.remove(os.path.join(work, name))
@@ -175,10 +219,23 @@ def convert(tsv, output_dir, clean_list=None, workers=None, part_bytes=PART_BYTE
     if len(left) < len(parts):
         print(f"{len(parts) - len(left)} of {len(parts)} parts are finished already", flush=True)
     _check_space(output_dir, sum(end - start for _, start, end in left))
+    job = {'tsv': tsv, 'output_dir': output_dir, 'format': form}
     with ProcessPoolExecutor(workers or len(os.sched_getaffinity(0))) as pool:
-        jobs = {pool.submit(convert_part, tsv, output_dir, *part, clean_keys): part for part in left}
+        jobs = {pool.submit(convert_part, job, *part, clean): part for part in left}
         _report_progress(jobs, sum(end - start for _, start, end in left))
-    return _finish(output_dir, work, len(parts), clean_list)
+    total = _finish(output_dir, work, len(parts), clean, clean_list)
+    if form == 'pack':
+        _finish_pack(output_dir, work, len(parts), clean, clean_list)
+    return total
+
+
+def _finish_pack(output_dir, work, num_parts, clean, clean_list):
+    shards = []
+    for number in range(num_parts):
+        with open(os.path.join(work, f'part_{number:06d}.json'), encoding='utf-8') as text:
+            shards.append(json.load(text)['shard'])
+    pack.write_facts(os.path.join(output_dir, 'pack'), shards, encoding='jpeg', size=TRAIN_SIDE, num_bad=0,
+                     num_people=int(clean.labels.max()) + 1, list_sha256=lists.file_sha256(clean_list))
 
 
 def _same_job(work, job):
@@ -218,7 +275,7 @@ def _report_progress(jobs, num_bytes):
                       flush=True)
 
 
-def _finish(output_dir, work, num_parts, clean_list):
+def _finish(output_dir, work, num_parts, clean, clean_list):
     """Put the parts' reports together; return the counts of the whole."""
     total, keys = {'rows': 0, 'images': 0, 'bytes': 0, 'rejected': 0, 'unlisted': 0}, []
     temporary = os.path.join(work, 'rejected.tsv')
@@ -230,15 +287,18 @@ def _finish(output_dir, work, num_parts, clean_list):
                     row, _, reason = line.partition('\t')
                     rejected.write(f"{total['rows'] + int(row)}\t{reason}")
             with open(f'{stem}.json', encoding='utf-8') as text:
-                for key, value in json.load(text).items():
-                    total[key] += value
+                counts = json.load(text)
+            for key in total:
+                total[key] += counts[key]
             keys.append(np.load(f'{stem}.npy', allow_pickle=False))
     os.replace(temporary, os.path.join(output_dir, 'rejected.tsv'))
     keys = np.concatenate([np.zeros(0, np.uint64), *keys])
     distinct = np.unique(keys)
     total['duplicates'] = len(keys) - len(distinct)
-    if clean_list is not None:
-        missing = [name for name, _ in lists.iterate_list(clean_list) if not _holds(distinct, key_of(name))]
+    if clean:
+        came = np.isin(clean.keys, distinct)
+        gone = set(clean.keys[~came].tolist())
+        missing = [name for name, _ in lists.iterate_list(clean_list) if key_of(name) in gone]
         lists.write_text(os.path.join(output_dir, 'missing.txt'), ''.join(f'{name}\n' for name in missing))
         total['missing'] = len(missing)
     return total
@@ -249,12 +309,14 @@ def main():
     flags.add_argument('--file_path', required=True, metavar='TSV')
     flags.add_argument('--output_dir', required=True, metavar='DIR')
     flags.add_argument('--clean_list', metavar='FILE', help="'name label' list: only its images are written")
+    flags.add_argument('--format', choices=list(PART_BYTES), default='folder', help='default %(default)s')
     flags.add_argument('--workers', type=int, help='processes (default: one per core)')
-    flags.add_argument('--part_mb', type=int, default=PART_BYTES >> 20, help=argparse.SUPPRESS)
+    flags.add_argument('--part_mb', type=int, default=0, help=argparse.SUPPRESS)
     args = flags.parse_args()
     if args.workers is not None and args.workers < 1:
         raise ValueError(f"--workers {args.workers} is not 1 or more")
-    total = convert(args.file_path, args.output_dir, args.clean_list, args.workers, args.part_mb << 20)
+    total = convert(args.file_path, args.output_dir, args.clean_list, args.workers, args.part_mb << 20,
+                    args.format)
     print(f"{total['rows']} rows: {total['images'] - total['duplicates']} images, {total['bytes'] / 1e6:.1f} MB, in "
           f"{args.output_dir}; {total['duplicates']} duplicates of the same picture, {total['unlisted']} not in the "
           f"list, {total['rejected']} rejected (rejected.tsv)")

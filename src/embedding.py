@@ -33,13 +33,14 @@ def find_images(root, names):
     return paths
 
 
-def embed(network, paths, image_size, batch_size=64, num_workers=2):
+def embed(network, paths, image_size, batch_size=64, num_workers=2, to_face=face_for_test):
     """Return the embeddings (N, D) float32 of the picture files `paths`, in their order.
 
-    Raises ValueError for a picture that cannot be decoded or is not an aligned face.
+    to_face: function (image, image_size, name) -> (image_size, image_size) uint8. Raises ValueError for a picture that
+    cannot be decoded or is not an aligned face.
     """
     def batch(start):
-        faces = [face_for_test(read_grey(path), image_size, path) for path in paths[start:start + batch_size]]
+        faces = [to_face(read_grey(path), image_size, path) for path in paths[start:start + batch_size]]
         faces += [faces[-1]] * (batch_size - len(faces))         # one shape: the graph is compiled once
         return to_input(np.stack(faces))
 

@@ -79,6 +79,12 @@ def face_for_test(image, image_size=TEST_SIDE, name='image'):
     return resize(centre_crop(image, TEST_SIDE), image_size)
 
 
+def training_face_for_test(image, image_size=TEST_SIDE, name='image'):
+    """As `face_for_test` for a training face, which may be of any size: it stands for the 144x144 geometry."""
+    known = image.shape in ((TEST_SIDE, TEST_SIDE), (TRAIN_SIDE, TRAIN_SIDE))
+    return face_for_test(image if known else resize(image, TRAIN_SIDE), image_size, name)
+
+
 def to_input(faces):
     """(N, H, W) uint8 -> (N, 1, H, W) float32 in 0..1."""
     return (faces.astype(np.float32) / np.float32(255))[:, None]

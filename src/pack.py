@@ -156,15 +156,20 @@ def _finish(job, shards, num_listed, num_people, max_bad):
     if len(bad) > max_bad * num_listed:
         raise ValueError(f"{len(bad)} of {num_listed} images cannot be read, more than --max_bad {max_bad:g} allows; "
                          f"{prefix}_bad_images.txt names them, the first: {bad[0]}")
-    shards = [shard for shard in shards if shard['count']]
-    if not shards:
+    if len(bad) == num_listed:
         raise ValueError(f"{prefix}: not one of {num_listed} images can be read; the first: {bad[0]}")
-    facts = {'format': FORMAT, 'encoding': job['encoding'], 'size': job['size'], 'num_images': num_listed - len(bad),
-             'num_people': num_people, 'num_bad': len(bad), 'list_sha256': job['list_sha256'],
-             'shards': [{key: value for key, value in shard.items() if key != 'bad'} for shard in shards]}
-    lists.write_text(f'{prefix}.json', json.dumps(facts, indent=1) + '\n')
+    facts = write_facts(prefix, shards, encoding=job['encoding'], size=job['size'], num_people=num_people,
+                        num_bad=len(bad), list_sha256=job['list_sha256'])
     for number in range(job['shards']):
         os.remove(_state_file(prefix, number))
+    return facts
+
+
+def write_facts(prefix, shards, **facts):
+    """Write PREFIX.json from the facts of the shards, empty ones left out, and return it."""
+    shards = [{key: value for key, value in shard.items() if key != 'bad'} for shard in shards if shard['count']]
+    facts = {'format': FORMAT, **facts, 'num_images': sum(shard['count'] for shard in shards), 'shards': shards}
+    lists.write_text(f'{prefix}.json', json.dumps(facts, indent=1) + '\n')
     return facts
 
 

@@ -6,6 +6,7 @@ import base64
 import io
 import os
 import re
+from collections import Counter
 from pathlib import Path
 
 import cv2
@@ -13,10 +14,11 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader
 
 from src import metrics, report
-from src.images import face_for_test, find_image, read_grey
+from src.images import find_image, read_grey, training_face_for_test
 from src.lists import write_text
 
 NUM_WORST = 24
+_SHEET = 8                       # people and pictures a person on a contact sheet
 _INK = '#010203'                 # what matplotlib draws text and axes with; becomes the page's own text colour
 _COLOURS = ('#3b82f6', '#f97316', '#10b981', '#d946ef', '#ef4444', '#84cc16', '#06b6d4', '#a8a29e')
 _STYLE = {
@@ -41,14 +43,17 @@ def write_page(file, runs, image_root):
         figures += [('Verification, BLUFR', verification_figure(blufr)), ('CMC, BLUFR', cmc_figure(blufr)),
                     ('Open-set identification, BLUFR', dir_figure(blufr))]
     first = next(iter(lfw), None)
-    environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True,
-                              lstrip_blocks=True)
-    write_text(file, environment.get_template('report.html.jinja').render(
+    write_text(file, _template('report.html.jinja').render(
         labels=list(runs), colours=_COLOURS, summary=summary_rows(runs), num_trials=_num_trials(blufr),
         noise={label: report.noise_note(scored.numbers) for label, scored in lfw.items()},
         points={label: [row for one in scored.values() for row in _point_rows(one)] for label, scored in runs.items()},
         figures=figures, first=first, worst=worst_pairs(lfw[first].result, image_root) if first else None,
         image_root=image_root) + '\n')
+
+
+def _template(name):
+    return Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True,
+                       lstrip_blocks=True).get_template(name)
 
 
 def _num_trials(blufr):
@@ -188,8 +193,38 @@ def _picture(root, name):
     if path is None:
         return None
     try:
-        face = face_for_test(read_grey(path), name=path)
+        face = training_face_for_test(read_grey(path), name=path)
     except (OSError, ValueError):
         return None
     jpeg = cv2.imencode('.jpg', face, [cv2.IMWRITE_JPEG_QUALITY, 80])[1]
     return 'data:image/jpeg;base64,' + base64.b64encode(jpeg).decode()
+
+
+def write_audit(file, audit):
+    """Write the page of an `audit.Audit`: numbers, the long tail, and contact sheets."""
+    from src.audit import people_table
+    counts, classes = people_table(audit.labels, audit.labels.max() + 1)
+    order = [label for label in np.argsort(counts, kind='stable') if counts[label]]
+
+    def people(labels):
+        return [(int(label), int(counts[label]), [
+            (audit.names[row], _picture(audit.root, audit.names[row]))
+            for row in np.flatnonzero(audit.labels == label)[:_SHEET]]) for label in labels]
+    kinds = {}
+    for kind, row, other, score in audit.findings:
+        kinds.setdefault(kind, []).append((row, other, score))
+    suspicious = {kind: [{'score': score, 'names': [audit.names[row], other], 'pictures': [
+        _picture(audit.root, audit.names[row]), other and _picture(audit.root, other)]}
+        for row, other, score in rows[:NUM_WORST]] for kind, rows in sorted(kinds.items())}
+    sizes = Counter(f'{w}x{h}' for w, h in audit.looked.sizes.tolist() if w).most_common(8)
+    write_text(file, _template('audit.html.jinja').render(
+        list_file=audit.list_file, summary=audit.summary(), classes=classes, sizes=sizes, tail=tail_figure(counts),
+        smallest=people(order[:_SHEET]), largest=people(order[::-1][:_SHEET]), suspicious=suspicious,
+        totals={kind: len(rows) for kind, rows in kinds.items()}) + '\n')
+
+
+def tail_figure(counts):
+    """Return the images per person, most first, as SVG."""
+    ranked = np.sort(counts)[::-1]
+    return _figure(lambda axes: axes.plot(np.arange(1, len(ranked) + 1), ranked, color=_COLOURS[0]), 'images',
+                   'people, most images first', ylim=(0, None))

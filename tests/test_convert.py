@@ -13,6 +13,7 @@ import pytest
 
 from conftest import PROJECT, script
 from src import convert
+from src.pack import Pack
 
 RECTANGLE = base64.b64encode(np.arange(4, dtype=np.float32).tobytes())
 
@@ -116,7 +117,8 @@ def test_a_line_without_end_takes_no_memory(tmp_path, monkeypatch):
     monkeypatch.setattr(convert, 'MAX_LINE', 10_000)
     (tmp_path / 'a.tsv').write_bytes(row(seed=1) + b'\n' + b'x' * 50_000 + b'\n' + row(rank=b'9', seed=2) + b'\n')
     (tmp_path / 'out' / '.convert').mkdir(parents=True)
-    counts = convert.convert_part(str(tmp_path / 'a.tsv'), str(tmp_path / 'out'), 0, 0, 10**6, None)
+    job = {'tsv': str(tmp_path / 'a.tsv'), 'output_dir': str(tmp_path / 'out'), 'format': 'folder'}
+    counts = convert.convert_part(job, 0, 0, 10**6, None)
     assert (counts['rows'], counts['images'], counts['rejected']) == (3, 2, 1)
     assert 'longer than 10000 bytes' in (tmp_path / 'out' / '.convert' / 'part_000000.tsv').read_text()
 
@@ -162,3 +164,26 @@ def test_what_cannot_be_converted_is_one_line(tmp_path, monkeypatch):
     with pytest.raises(OSError, match='are free, up to'):
         convert.convert(str(tmp_path / 'a.tsv'), str(tmp_path / 'third'))
     assert json.loads((tmp_path / 'third' / '.convert' / 'job.json').read_text())
+
+
+def test_packed_shards_at_once(tmp_path):
+    """The faces of a clean list as a pack: its labels, no small files; a row that is there twice stands in it once."""
+    good, bad = make_tsv(tmp_path / 'a.tsv', 60, 10)
+    with open(tmp_path / 'a.tsv', 'ab') as tsv:
+        tsv.write(row(b'm.0001', b'1', seed=1) + b'\n')
+    listed = sorted(good)[::2]
+    (tmp_path / 'clean.txt').write_text(''.join(f'{name} {i % 5}\n' for i, name in enumerate(listed)))
+    run = ['src/convert.py', '--file_path', tmp_path / 'a.tsv', '--output_dir', tmp_path / 'out', '--format', 'pack']
+    done = script(*run)
+    assert done.returncode == 2 and '--format pack needs --clean_list' in done.stderr
+    done = script(*run, '--clean_list', tmp_path / 'clean.txt')
+    assert done.returncode == 0, done.stderr
+    assert not list((tmp_path / 'out').glob('*/*.jpg')) and (tmp_path / 'out' / 'rejected.tsv').exists()
+    packed = Pack(str(tmp_path / 'out' / 'pack.json'))
+    packed.verify(range(len(packed.shards)))
+    in_file_order = sorted(listed, key=lambda name: int(name.split('/')[1].split('-')[0]))
+    assert packed.labels.tolist() == [listed.index(name) % 5 for name in in_file_order] and packed.num_people == 5
+    face = cv2.resize(cv2.imdecode(np.frombuffer(good[in_file_order[3]], np.uint8), 0), (144, 144))
+    assert np.abs(packed.face(3).astype(int) - face).mean() < 6
+    done = script(*run, '--clean_list', tmp_path / 'clean.txt')
+    assert done.returncode == 0 and '1 of 1 parts are finished already' in done.stdout
