@@ -26,13 +26,22 @@ IMAGES = {'lfw': lfw_images, 'blufr': blufr_images}
 
 def _images(list_file, blufr_mat, derive):
     if not os.path.exists(list_file):
-        return derive(lists.load_blufr(blufr_mat))
+        return _derived(derive, lists.load_blufr(blufr_mat))
     names, labels = lists.read_image_list(list_file)
     wrong = np.flatnonzero((labels < 0) | (labels > len(names)))
     if len(wrong):
         raise ValueError(f"{list_file}: label {labels[wrong[0]]} of {names[wrong[0]]} is not in 0..{len(names)} "
                          f"({len(wrong)} such labels); expected the number of a person")
     return names, labels
+
+
+_DERIVED = {}                    # an evaluation asks several times: {derive: (protocol, names and labels)}
+
+
+def _derived(derive, protocol):
+    if _DERIVED.get(derive, (None,))[0] is not protocol:
+        _DERIVED[derive] = protocol, derive(protocol)
+    return _DERIVED[derive][1]
 
 
 def score_lfw(cfg, features_of):
@@ -203,14 +212,16 @@ def features_source(args, cfg, protocol):
         label, features = _embed(args, cfg, listed)
     if args.save_features:
         lists.write_array(args.save_features, features)
-    row_of = {_stem(name): row for row, name in enumerate(listed)}
 
     def features_of(names):
+        if names == listed:
+            return features
+        row_of = {_stem(name): row for row, name in enumerate(listed)}
         missing = [name for name in names if _stem(name) not in row_of]
         if missing:
             raise ValueError(f"the list of {protocol} lacks {len(missing)} images of the other protocol, such as "
                              f"{missing[0]}; --report needs both")
-        return features[[row_of[_stem(name)] for name in names]] if names != listed else features
+        return features[[row_of[_stem(name)] for name in names]]
     return label, features_of
 
 

@@ -15,14 +15,14 @@ EXTENSIONS = ('.bmp', '.jpg', '.jpeg', '.png')
 cv2.setNumThreads(1)             # the callers run one thread a core already
 
 
-def decode_grey(data, name='image'):
+def decode_grey(data, name='image', flags=cv2.IMREAD_GRAYSCALE):
     """Return the picture in the bytes `data` as grey, (H, W) uint8; ValueError names what cannot be decoded."""
     if not data:
         raise ValueError(f"{name}: the file is empty")
     if _is_cut_off(data):
         raise ValueError(f"{name}: the picture is cut off")         # OpenCV would fill the rest with grey
     try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE | cv2.IMREAD_IGNORE_ORIENTATION)
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags | cv2.IMREAD_IGNORE_ORIENTATION)
     except cv2.error as error:
         raise ValueError(f"{name}: {error.err}") from None
     if image is None:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 
+import cv2
 import numpy as np
 import pytest
 
@@ -14,6 +15,7 @@ from conftest import PROJECT, TINY
 from src import lists
 from src.hccl import rank_table
 from src.synthetic import draw_face, write_dataset
+from test_convert import make_tsv
 
 ENTRY_SCRIPTS = {'train', 'eval_lfw', 'eval_blufr', 'export', 'preprocess', 'postprocess'}
 LEAVES = {'config', 'images', 'lists', 'lr_generator', 'metrics', 'synthetic', 'train_log', 'uncertainty', 'report',
@@ -134,12 +136,23 @@ def test_both_readmes_carry_the_same_commands_and_headings():
     assert levels[0] == levels[1]
 
 
+def raw_downloads(folder):
+    """Write what the README's data commands start from: a TSV with its clean list, photos with points."""
+    tsv_rows, _ = make_tsv(folder / 'ms1m.tsv', 60, 20)
+    (folder / 'clean_list.txt').write_text(''.join(f'{name} {i}\n' for i, name in enumerate(sorted(tsv_rows))))
+    (folder / 'photos').mkdir()
+    cv2.imwrite(str(folder / 'photos' / 'a.png'), np.zeros((260, 240, 3), np.uint8))
+    (folder / 'points.txt').write_text('a.png 90 100 130 100 110 125 95 150 125 150\n')
+    (folder / 'lists').mkdir()
+
+
 def test_readme_commands_run(tmp_path, synthetic):
     """Every command of the README in its order, on the tiny synthetic faces and with settings to match."""
     (tmp_path / 'faces').symlink_to(synthetic)
     quick = tmp_path / 'quickstart'
     quick.mkdir()
     (quick / 'data').symlink_to(synthetic)
+    raw_downloads(tmp_path)
     (tmp_path / 'hccl.json').write_text(json.dumps(rank_table('10.0.0.1', {d: f'192.168.1.{d + 1}' for d in range(8)})))
     small = ' '.join(TINY[4:])
     for command in readme_commands('README.md'):
@@ -148,7 +161,7 @@ def test_readme_commands_run(tmp_path, synthetic):
         elif re.search(r'train\.py|train_standalone|train_distribute|quickstart\.sh', command):
             ranks = 8 if '_8p' in command else 2 if 'train_distribute' in command else 1
             command += ' ' + small.replace('batch_size=8', f'batch_size={8 // ranks}')
-        command = re.sub(r'\b(scripts/|train\.py|eval_\w+\.py)(?=\S* |\S*$)', rf'{PROJECT}/\1', command)
+        command = re.sub(r'(?<=\s)(scripts/|train\.py|eval_\w+\.py|src/)(?=\S* |\S*$)', rf'{PROJECT}/\1', command)
         done = bash(command, tmp_path, START_SECONDS='300', QUICKSTART_DIR=str(quick), PYTHONPATH=str(PROJECT))
         assert done.returncode == 0, f'{command}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}'
     assert (quick / 'report.html').exists() and (quick / 'trained_lfw.json').exists()
