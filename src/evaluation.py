@@ -116,23 +116,24 @@ def score(protocol, cfg, features_of):
 
 def evaluate(args, cfg, protocol):
     """Do what the flags of an eval script ask for: score, compare, and write tables, JSON, thresholds and report."""
-    label, features_of = features_source(args, cfg, protocol)
+    listed, _ = IMAGES[protocol](cfg)
+    label, features = _own_features(args, cfg, listed)
+    sources = {label: in_order(features, listed)}
     if getattr(args, 'threshold_for', None) is not None:
-        print(threshold_for(args.threshold_for, score_lfw(cfg, features_of)))
+        print(threshold_for(args.threshold_for, score_lfw(cfg, sources[label])))
         return
-    runs = {label: {protocol: score(protocol, cfg, features_of)}}
+    runs = {label: {protocol: score(protocol, cfg, sources[label])}}
     scored = runs[label][protocol]
     print(report.table(scored))
     if args.compare:
-        other = load_compared(args.compare, cfg, scored)
-        print(report.comparison_table(scored, other, os.path.basename(args.compare)))
-        if isinstance(other, report.Scored):
-            runs[os.path.basename(args.compare)] = {protocol: other}
+        other, name = load_compared(args.compare, cfg, scored, sources, runs)
+        print(report.comparison_table(scored, other, name))
     if args.json:
         report.write_json(args.json, scored.numbers)
     if args.report:
-        other = {'lfw': 'blufr', 'blufr': 'lfw'}[protocol]
-        runs[label][other] = score(other, cfg, features_of)
+        second = {'lfw': 'blufr', 'blufr': 'lfw'}[protocol]
+        for name, features_of in sources.items():
+            runs[name][second] = score(second, cfg, features_of)
         write_report(args.report, runs, cfg)
     thresholds = args.thresholds or os.path.join(args.report or '.', 'thresholds.json')
     report.write_thresholds(thresholds, label, runs[label].values())
@@ -159,10 +160,17 @@ def threshold_for(far, result):
     return threshold
 
 
-def load_compared(file, cfg, scored):
-    """Return what --compare names: the Scored of features (.npy), or the checked numbers of --json (.json)."""
+def load_compared(file, cfg, scored, sources, runs):
+    """Return (the Scored of features (.npy) or the checked numbers of --json (.json), a label).
+
+    Features become a source and a run of their own.
+    """
+    label = os.path.basename(file) if os.path.basename(file) not in runs else f'{file} (compared)'
     if not file.endswith('.json'):
-        return score(scored.protocol, cfg, lambda names: load_features(file, len(names)))
+        listed, _ = IMAGES[scored.protocol](cfg)
+        sources[label] = in_order(load_features(file, len(listed)), listed)
+        runs[label] = {scored.protocol: score(scored.protocol, cfg, sources[label])}
+        return runs[label][scored.protocol], label
     if not os.path.isfile(file):
         raise FileNotFoundError(f"--compare {file}: no such file")
     try:
@@ -171,7 +179,7 @@ def load_compared(file, cfg, scored):
     except (ValueError, RecursionError) as error:
         raise ValueError(f"--compare {file}: not readable as JSON ({error})") from None
     report.check_comparable(file, numbers, scored)
-    return numbers
+    return numbers, label
 
 
 def lfw_scorer(cfg, device):
@@ -199,30 +207,32 @@ def lfw_scorer(cfg, device):
     return score_network
 
 
-def features_source(args, cfg, protocol):
-    """Return (label, function names -> (N, D) features): from --features, or embedded with the checkpoint in --resume.
-
-    The features of the protocol's own list are made once and kept in --save_features if that is asked for; the other
-    protocol's order is taken from them.
-    """
-    listed, _ = IMAGES[protocol](cfg)
+def _own_features(args, cfg, listed):
+    """Return (label, features (N, D)) from --features, or embedded with the checkpoint; --save_features keeps them."""
     if args.features:
         label, features = os.path.basename(args.features), load_features(args.features, len(listed))
     else:
         label, features = _embed(args, cfg, listed)
     if args.save_features:
         lists.write_array(args.save_features, features)
+    return label, features
 
+
+def in_order(features, listed):
+    """Return a function names -> their rows of features (N, D), which belong to the `listed` images.
+
+    LFW and BLUFR list the same images in two orders; a name counts without folder and extension.
+    """
     def features_of(names):
         if names == listed:
             return features
         row_of = {_stem(name): row for row, name in enumerate(listed)}
         missing = [name for name in names if _stem(name) not in row_of]
         if missing:
-            raise ValueError(f"the list of {protocol} lacks {len(missing)} images of the other protocol, such as "
-                             f"{missing[0]}; --report needs both")
+            raise ValueError(f"{len(missing)} images of the other protocol are not in the list, such as {missing[0]}; "
+                             "--report needs both")
         return features[[row_of[_stem(name)] for name in names]]
-    return label, features_of
+    return features_of
 
 
 def _stem(name):

@@ -131,8 +131,9 @@ def score_figure(lfw):
         axes.hist(result['impostor'], bins, color=colour, histtype='step', lw=1.4, label=f'{many}two people')
 
     def fill(axes):
-        _lines(lfw, draw)(axes)
-        axes.legend()
+        for (label, scored), colour in zip(lfw.items(), _COLOURS * len(lfw)):
+            draw(axes, scored.result, label, colour)
+        axes.figure.legend(loc='outside lower center', ncols=2)
     return _figure(fill, 'pairs', 'cosine similarity')
 
 
