@@ -58,12 +58,12 @@ def corrupt(ckpt_dir, rng):
     return how
 
 
-def disturbed(work, ckpt_dir, num_ranks, rng, done):
-    """Train to the end through disturbances, counted in `done`."""
+def disturbed(work, ckpt_dir, num_ranks, rng, done, seconds):
+    """Train to the end through disturbances, counted in `done`; undisturbed it takes `seconds`."""
     while True:
         process = start(work, ckpt_dir, num_ranks)
         try:
-            code = process.wait(rng.uniform(4, 40))
+            code = process.wait(rng.uniform(0.1, 0.9) * seconds)
         except subprocess.TimeoutExpired:
             kill = rng.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
             if kill == signal.SIGKILL:
@@ -92,11 +92,11 @@ def main():
     begin = time.time()
     if start(work, work / 'undisturbed', num_ranks).wait():
         raise SystemExit(f'error: the undisturbed training failed, see {work / "train.log"}')
-    expected = weights_of(work / 'undisturbed')
-    print(f'undisturbed: 180 steps on {num_ranks} rank(s) in {time.time() - begin:.0f} s', flush=True)
+    expected, seconds = weights_of(work / 'undisturbed'), time.time() - begin
+    print(f'undisturbed: 180 steps on {num_ranks} rank(s) in {seconds:.0f} s', flush=True)
     while time.time() - begin < 60 * minutes:
         ckpt_dir = work / f'disturbed{num_trainings}'
-        disturbed(work, ckpt_dir, num_ranks, rng, done)
+        disturbed(work, ckpt_dir, num_ranks, rng, done, seconds)
         found = weights_of(ckpt_dir)
         different = [name for name in expected if not np.array_equal(expected[name], found[name])]
         if different or found.keys() != expected.keys():
