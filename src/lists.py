@@ -6,6 +6,7 @@ the protocol files count from 1 are returned counted from 0.
 import hashlib
 import os
 import re
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -98,32 +99,31 @@ def write_image_list(file, names, labels):
     write_text(file, ''.join(f"{name} {label}\n" for name, label in zip(names, labels)))
 
 
-def write_text(file, text):
-    """Write `text` to `file` whole or not at all: temporary name, fsync, rename."""
+@contextmanager
+def whole_file(file, mode='wb', **kwargs):
+    """Open `file` for writing so that it appears whole or not at all: temporary name, fsync, rename."""
     temporary = f"{file}.{os.getpid()}.tmp"
     try:
-        with open(temporary, 'w', encoding='utf-8', errors='surrogateescape') as out:
-            out.write(text)
+        with open(temporary, mode, **kwargs) as out:
+            yield out
             out.flush()
             os.fsync(out.fileno())
         os.replace(temporary, file)
     finally:
         if os.path.exists(temporary):
             os.remove(temporary)
+
+
+def write_text(file, text):
+    """Write `text` to `file`, whole or not at all."""
+    with whole_file(file, 'w', encoding='utf-8', errors='surrogateescape') as out:
+        out.write(text)
 
 
 def write_array(file, *array, **arrays):
     """Write one array as .npy, or named ones as .npz, whole or not at all."""
-    temporary = f"{file}.{os.getpid()}.tmp"
-    try:
-        with open(temporary, 'wb') as out:
-            (np.savez if arrays else np.save)(out, *array, **arrays)
-            out.flush()
-            os.fsync(out.fileno())
-        os.replace(temporary, file)
-    finally:
-        if os.path.exists(temporary):
-            os.remove(temporary)
+    with whole_file(file) as out:
+        (np.savez if arrays else np.save)(out, *array, **arrays)
 
 
 def file_sha256(file):

@@ -1,14 +1,13 @@
 """What people look at: tables of 80 columns, the JSON of a result, operating points, plots."""
 import json
 import math
-import os
 import textwrap
 from typing import NamedTuple
 
 import numpy as np
 
 from src import metrics, uncertainty
-from src.lists import write_text
+from src.lists import whole_file, write_text
 
 BLUFR_POINTS = (0.01, 0.001, 0.0001, 0.00001, 0.000001)          # FARs whose thresholds are listed
 NOISE = 0.2                                                      # percentage points
@@ -251,10 +250,9 @@ def _pyplot():
 
 def save_figure(figure, file):
     """Write a figure as PNG, whole or not at all."""
-    temporary = f"{file}.{os.getpid()}.tmp"
-    figure.savefig(temporary, format='png', dpi=120)
+    with whole_file(file) as out:
+        figure.savefig(out, format='png', dpi=120)
     _pyplot().close(figure)
-    os.replace(temporary, file)
 
 
 def plot_training(rows, file):
