@@ -268,7 +268,7 @@ def main():
     flags.add_argument('--resume', metavar='CKPT', help='find label noise, and people of --against, with this network')
     flags.add_argument('--noise', type=float, default=NOISE, help='standard deviations that a face must be nearer to '
                        'its own person than to others; raise it to find more, and more wrongly (default %(default)s)')
-    flags.add_argument('--same_person', type=float, default=0.8, help='cosine of two centres above which two people '
+    flags.add_argument('--same_person', type=float, default=0.9, help='cosine of two centres above which two people '
                        'are one (default %(default)s)')
     flags.add_argument('--device_target', default='auto')
     flags.add_argument('--workers', type=int, default=len(os.sched_getaffinity(0)))
