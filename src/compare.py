@@ -14,6 +14,7 @@ def main():
     cli.add_config_flags(flags)
     flags.add_argument('--run', nargs=3, action='append', required=True, metavar=('LABEL', 'LFW.npy', 'BLUFR.npy'))
     flags.add_argument('--out', required=True, metavar='DIR', help='where report.html goes')
+    flags.add_argument('--note', default='', metavar='TEXT', help='what the page says under its title')
     args = flags.parse_args()
     cfg = get_config(args.recipe, args.settings, args.dataset_path)
     if len({label for label, *_ in args.run}) < len(args.run):
@@ -24,7 +25,7 @@ def main():
                        for protocol, file in zip(('lfw', 'blufr'), files)}
     print(report.runs_table({label: (scored['lfw'].numbers, scored['blufr'].numbers)
                              for label, scored in runs.items()}))
-    write_report(args.out, runs, cfg)
+    write_report(args.out, runs, cfg, args.note)
 
 
 if __name__ == '__main__':

@@ -139,12 +139,12 @@ def evaluate(args, cfg, protocol):
     report.write_thresholds(thresholds, label, runs[label].values())
 
 
-def write_report(out_dir, runs, cfg):
+def write_report(out_dir, runs, cfg, note=''):
     """Write out_dir/report.html. runs: {label: {'lfw': Scored, 'blufr': Scored}}, one of both may be missing."""
     from src.page import write_page
     os.makedirs(out_dir, exist_ok=True)
     file = os.path.join(out_dir, 'report.html')
-    write_page(file, runs, cfg.root_path)
+    write_page(file, runs, cfg.root_path, note)
     print(f"report: {file}")
 
 

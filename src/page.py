@@ -29,10 +29,10 @@ _STYLE = {
 }
 
 
-def write_page(file, runs, image_root):
+def write_page(file, runs, image_root, note=''):
     """Write the report of `runs`, {label: {'lfw': Scored, 'blufr': Scored}} where either protocol may be missing.
 
-    image_root: folder of the LFW pictures; the page says so where they are not there.
+    image_root: folder of the LFW pictures; the page says so where they are not there. note: stands under the title.
     """
     lfw = {label: scored['lfw'] for label, scored in runs.items() if 'lfw' in scored}
     blufr = {label: scored['blufr'] for label, scored in runs.items() if 'blufr' in scored}
@@ -44,7 +44,7 @@ def write_page(file, runs, image_root):
                     ('Open-set identification, BLUFR', dir_figure(blufr))]
     first = next(iter(lfw), None)
     write_text(file, _template('report.html.jinja').render(
-        labels=list(runs), colours=_COLOURS, summary=summary_rows(runs), num_trials=_num_trials(blufr),
+        note=note, labels=list(runs), colours=_COLOURS, summary=summary_rows(runs), num_trials=_num_trials(blufr),
         noise={label: report.noise_note(scored.numbers) for label, scored in lfw.items()},
         points={label: [row for one in scored.values() for row in _point_rows(one)] for label, scored in runs.items()},
         figures=figures, first=first, worst=worst_pairs(lfw[first].result, image_root) if first else None,

@@ -164,4 +164,4 @@ def test_readme_commands_run(tmp_path, synthetic):
         command = re.sub(r'(?<=\s)(scripts/|train\.py|eval_\w+\.py|src/)(?=\S* |\S*$)', rf'{PROJECT}/\1', command)
         done = bash(command, tmp_path, START_SECONDS='300', QUICKSTART_DIR=str(quick), PYTHONPATH=str(PROJECT))
         assert done.returncode == 0, f'{command}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}'
-    assert (quick / 'report.html').exists() and (quick / 'trained_lfw.json').exists()
+    assert 'Synthetic faces' in (quick / 'report.html').read_text() and (quick / 'trained_lfw.json').exists()
