@@ -228,9 +228,13 @@ class StopSignals:
         self.is_writer, self.number, self.before = is_writer, None, {}
 
     def __enter__(self):
-        for number in (signal.SIGTERM, signal.SIGINT):
-            self.before[number] = signal.signal(number, self._note if self.is_writer else signal.SIG_IGN)
+        self.before = self.hold()
         return self
+
+    def hold(self):
+        """Take the signals, again after a step: compiling may have put MindSpore's SIGINT handler in place."""
+        handler = self._note if self.is_writer else signal.SIG_IGN
+        return {number: signal.signal(number, handler) for number in (signal.SIGTERM, signal.SIGINT)}
 
     def _note(self, number, _):
         if self.number:
@@ -338,6 +342,7 @@ def _loop(cfg, device, step, batches, saver, log, first, best, stop, watchdog, e
     try:
         for done, loss, hits, updated in step_outputs(step, batches, rate, range(first, len(batches)), cfg):
             watchdog.alive()
+            stop.hold()
             num_skipped = 0 if updated else num_skipped + 1
             if updated and not math.isfinite(loss) or num_skipped > MAX_SKIPPED:
                 raise FloatingPointError(f"the loss is {loss} at step {done}, epoch {log.epoch_of(done)}; lower lr or "
