@@ -9,6 +9,8 @@ import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 from mindspore import dtype as mstype
 
+from src.fused_mfm import FusedMFM
+
 EMBEDDING_SIZE = 256
 _POOLED = 16                     # four poolings by two
 
@@ -35,11 +37,13 @@ INITS = {'xavier': _xavier, 'centred': _centred}
 
 
 class Init:
-    """Draws initial weights one after another from one seed; without a recipe all are zero (to be loaded over)."""
+    """How layers begin: initial weights, drawn one after another from one seed; all zero (to be loaded over) without
+    a recipe. With `fused`, convolutions use the CPU's one-pass Max-Feature-Map."""
 
-    def __init__(self, name=None, seed=0):
+    def __init__(self, name=None, seed=0, fused=False):
         self.draw = INITS[name] if name else lambda rng, shape: np.zeros(shape, np.float32)
         self.rng = np.random.default_rng([seed, 0])
+        self.fused = fused
 
     def __call__(self, *shape):
         return Tensor(self.draw(self.rng, shape))
@@ -59,11 +63,24 @@ class MFM(nn.Cell):
         return self.maximum(a, b)
 
 
-def mfm_conv(init, in_channels, out_channels, kernel_size):
-    """(N, in, H, W) -> (N, out, H, W)."""
+class FusedMFMConv(nn.Cell):
+    """`MFM` of a convolution, for the CPU: the same weights and numbers, and 2x2 max pooling with `pool`."""
+
+    def __init__(self, layer, pool):
+        super().__init__()
+        self.layer = layer
+        self.mfm = FusedMFM(pool)
+
+    def construct(self, x):
+        return self.mfm(self.layer.conv2d(x, self.layer.weight), self.layer.bias)[0]
+
+
+def mfm_conv(init, in_channels, out_channels, kernel_size, pool=False):
+    """(N, in, H, W) -> (N, out, H, W), of half the size with `pool`, which is for `init.fused` only."""
     weight = init(2 * out_channels, in_channels, kernel_size, kernel_size)
-    return MFM(nn.Conv2d(in_channels, 2 * out_channels, kernel_size, pad_mode='pad', padding=kernel_size // 2,
-                         has_bias=True, weight_init=weight, bias_init='zeros'))
+    layer = nn.Conv2d(in_channels, 2 * out_channels, kernel_size, pad_mode='pad', padding=kernel_size // 2,
+                      has_bias=True, weight_init=weight, bias_init='zeros')
+    return FusedMFMConv(layer, pool) if init.fused else MFM(layer)
 
 
 def dense(init, in_size, out_size):
@@ -72,12 +89,12 @@ def dense(init, in_size, out_size):
 
 
 class Group(nn.Cell):
-    """1x1 MFM convolution, then a 3x3 one: (N, in, H, W) -> (N, out, H, W)."""
+    """1x1 MFM convolution, then a 3x3 one: (N, in, H, W) -> (N, out, H, W), of half the size with `pool`."""
 
-    def __init__(self, init, in_channels, out_channels):
+    def __init__(self, init, in_channels, out_channels, pool):
         super().__init__()
         self.conv_a = mfm_conv(init, in_channels, in_channels, 1)
-        self.conv = mfm_conv(init, in_channels, out_channels, 3)
+        self.conv = mfm_conv(init, in_channels, out_channels, 3, pool)
 
     def construct(self, x):
         return self.conv(self.conv_a(x))
@@ -139,11 +156,13 @@ _BLOCKS_29 = (1, 2, 3, 4)
 
 def _features(init, pool, num_blocks=(0, 0, 0, 0)):
     """Return the layers up to the last pooling; the third group is not followed by one."""
-    layers = [mfm_conv(init, 1, 48, 5), pool()]
+    fuse = init.fused and pool is MaxPool                    # then the convolution pools, and its pooling does nothing
+    pool = nn.Identity if fuse else pool
+    layers = [mfm_conv(init, 1, 48, 5, fuse), pool()]
     channels = 48
     for i, (out_channels, blocks) in enumerate(zip(_CHANNELS, num_blocks)):
         layers += [ResBlock(init, channels) for _ in range(blocks)]
-        layers.append(Group(init, channels, out_channels))
+        layers.append(Group(init, channels, out_channels, fuse and i != 2))
         channels = out_channels
         if i != 2:
             layers.append(pool())
@@ -229,9 +248,9 @@ class TrainingNetwork(nn.Cell):
         return self.classifier(self.embedding(images) * mask, labels)
 
 
-def training_network(cfg):
-    """Return the embedding network and its classifier with the initial weights of `cfg.seed`."""
-    init = Init(cfg.init, cfg.seed)
+def training_network(cfg, fused=False):
+    """Return the embedding network and its classifier with the initial weights of `cfg.seed`; `fused` on the CPU."""
+    init = Init(cfg.init, cfg.seed, fused)
     return TrainingNetwork(embedding_network(cfg.network_type, cfg.image_size, init), Classifier(cfg, init))
 
 

@@ -119,7 +119,7 @@ class TrainStep(nn.Cell):
 def build_step(cfg, device):
     """Return the `TrainStep` of a run: fp32 on the CPU, mixed precision with a dynamic loss scale elsewhere."""
     ms.set_seed(cfg.seed)
-    network, scaler = training_network(cfg), None
+    network, scaler = training_network(cfg, fused=device.target == 'CPU'), None
     if device.target != 'CPU':
         network = ms.amp.auto_mixed_precision(network, 'O2')
         scaler = ms.amp.DynamicLossScaler(scale_value=2.0 ** 16, scale_factor=2, scale_window=2000)
