@@ -1,6 +1,7 @@
 """Start one training process per card and look after them: the Python behind scripts/train_distribute*.sh.
 
     python -m src.launch --device_num 8 --hccl_json hccl.json -- --dataset_path faces
+    python -m src.launch --device_num auto --device_target CPU -- --dataset_path faces
 
 Rank N logs to train_parallel/rank_N.log, rank 0 also to the terminal. If one fails the others are stopped and its last
 lines shown. SIGTERM and Ctrl-C go to rank 0, which saves a checkpoint; then all are stopped. Sources are neither copied
@@ -21,21 +22,38 @@ import threading
 import time
 
 from src import cli, hccl
-from src.config import PROJECT_DIR
+from src.config import PROJECT_DIR, get_config
 
 LOG_DIR = 'train_parallel'
 LAST_LINES = 20
 GRACE = 60                       # seconds that rank 0 has to save after a signal
+MIN_BATCH = 16                   # images a process, below which averaging gradients costs more than a core brings
+
+
+def _device_num(text):
+    return text if text == 'auto' else int(text)
 
 
 def parse(arguments):
     flags = argparse.ArgumentParser(prog='launch', description=__doc__.splitlines()[0],
                                     epilog='Further arguments, after --, go to train.py.')
-    flags.add_argument('--device_num', type=int, required=True, help='processes in all, over all hosts')
+    flags.add_argument('--device_num', type=_device_num, required=True, metavar='N|auto', help='processes in all, over '
+                       "all hosts; auto: as many as train fastest on this machine's cores, sharing the recipe's batch")
     flags.add_argument('--hccl_json', help='rank table; optional on GPU and CPU')
     flags.add_argument('--device_target', default=os.environ.get('DEVICE_TARGET', 'Ascend'))
     split = arguments.index('--') if '--' in arguments else len(arguments)
     return flags.parse_args(arguments[:split]), arguments[split + 1:]
+
+
+def share_batch(arguments, cores):
+    """Return (number of processes, train.py's arguments) so that one-core processes share the batch of `arguments`."""
+    flags = argparse.ArgumentParser(add_help=False)
+    cli.add_config_flags(flags)
+    args, _ = flags.parse_known_args(arguments)
+    batch_size = get_config(args.recipe, args.settings).batch_size
+    ranks = max(n for n in range(1, cores + 1) if n == 1 or batch_size % n == 0 and batch_size // n >= MIN_BATCH)
+    print(f"{ranks} processes share the batch of {batch_size}, faster than one process on {cores} cores", flush=True)
+    return ranks, [*arguments, '--set', f'batch_size={batch_size // ranks}']
 
 
 def plan(args):
@@ -180,6 +198,8 @@ def _leave(ranks, number):
 
 def main():
     args, further = parse(sys.argv[1:])
+    if args.device_num == 'auto':
+        args.device_num, further = share_batch(further, len(os.sched_getaffinity(0)))
     environments = plan(args)
     command = [sys.executable, '-u', str(PROJECT_DIR / 'train.py'), '--run_distribute', '--device_target',
                args.device_target, *further]

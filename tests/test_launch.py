@@ -15,6 +15,7 @@ import pytest
 
 from conftest import PROJECT, TINY, script
 from src import checkpoint, hccl, launch
+from src.config import get_config
 
 ENV = {**os.environ, 'VIRTUAL_ENV': sys.prefix, 'PATH': f"{sys.prefix}/bin:{os.environ['PATH']}",
        'DEVICE_TARGET': 'CPU'}
@@ -153,6 +154,27 @@ def launched(command, cwd, **env):
 def test_launchers_say_how_they_are_called(tmp_path, script_name, arguments):
     process = launched(f'bash {PROJECT}/scripts/{script_name}.sh {arguments}', tmp_path, DEVICE_TARGET='Ascend')
     assert 'usage: ' in process.communicate(timeout=60)[0] and process.returncode == 2
+
+
+@pytest.mark.parametrize('cores, settings, ranks', [
+    (1, [], 1), (2, [], 2), (6, [], 4), (64, [], 8), (64, ['batch_size=20'], 1), (3, ['batch_size=96'], 3)])
+def test_cores_share_the_batch(cores, settings, ranks):
+    found, arguments = launch.share_batch(['--set', *settings] if settings else [], cores)
+    batch = get_config(settings=settings).batch_size
+    assert found == ranks and arguments[-2:] == ['--set', f'batch_size={batch // ranks}']
+
+
+def test_standalone_on_the_cpu_uses_the_cores_as_ranks(tmp_path, synthetic):
+    settings = ' '.join(TINY[:2] + TINY[4:]).replace('batch_size=8', 'batch_size=32').replace('log_steps=2',
+                                                                                              'log_steps=1')
+    process = launched(f'START_SECONDS=600 bash {PROJECT}/scripts/train_standalone.sh 0 {settings} --dataset_path '
+                       f'{synthetic}', tmp_path)
+    out = process.communicate(timeout=900)[0]
+    assert process.returncode == 0 and 'training has ended' in out, out
+    number = 2 if len(os.sched_getaffinity(0)) > 1 else 1
+    log = (tmp_path / 'train_standalone_log.log').read_text()
+    assert f'{number} processes share the batch of 32' in log and f'CPU, {number} x batch {32 // number}' in log
+    assert (tmp_path / 'ckpt' / 'lightcnn-2_1.ckpt').exists()
 
 
 def weights_of(file):
