@@ -22,6 +22,7 @@ from src.lists import check_train_labels, read_image_list, write_text
 from src.pack import Pack
 
 EMBEDDING_SIZE = 256
+_NAMES = 100_000                 # names that are hashed at once
 _EPOCH, _STEP = 1, 2             # what a random stream is for; 0 draws the initial weights
 
 
@@ -116,7 +117,9 @@ def check_images(faces, num_workers, out_dir, max_bad, is_writer=True):
     Every image is decoded once; the verdict is kept in `out_dir`, so that the next start (or the next rank) reads it.
     Raises ValueError if more than the share `max_bad` is unreadable.
     """
-    key = hashlib.sha256('\n'.join([os.path.abspath(faces.root), *faces.names]).encode(errors='surrogateescape'))
+    key = hashlib.sha256(os.path.abspath(faces.root).encode(errors='surrogateescape'))
+    for start in range(0, len(faces), _NAMES):
+        key.update('\n'.join(['', *faces.names[start:start + _NAMES]]).encode(errors='surrogateescape'))
     verdict_file = os.path.join(out_dir, f"image_check_{key.hexdigest()[:16]}.json")
     bad = _read_verdict(verdict_file, len(faces))
     if bad is None:
@@ -172,7 +175,7 @@ class TrainingBatches:
         return self.steps_per_epoch * self.cfg.epochs
 
     def _permutation(self, epoch):
-        return np.random.default_rng([self.cfg.seed, _EPOCH, epoch]).permutation(len(self.faces))
+        return np.random.default_rng([self.cfg.seed, _EPOCH, epoch]).permutation(len(self.faces)).astype(np.int32)
 
     def __getitem__(self, step):
         cfg = self.cfg
