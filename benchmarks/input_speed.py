@@ -72,7 +72,7 @@ def training_loss(cfg, steps):
     from mindspore import Tensor
 
     from src import device
-    from src.trainer import build_step, step_outputs
+    from src.train_step import build_step, step_outputs
     step = build_step(cfg, device.set_up('CPU'))
     batches = TrainingBatches(open_faces(cfg), cfg)
     ready = [Tensor(array) for array in batches[0]] + [Tensor(np.float32(1e-4))]

@@ -48,7 +48,7 @@ def run_mindspore(args, distributed):
     from mindspore import Tensor
 
     from src.config import get_config
-    from src.trainer import build_step
+    from src.train_step import build_step
     batch_size = args.batch_size // here.rank_size
     cfg = get_config('lightcnn9_ms1m', [f'batch_size={batch_size}', f'num_classes={NUM_CLASSES}',
                                         f'image_size={args.image_size}'])

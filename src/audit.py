@@ -112,9 +112,13 @@ def near_duplicates(hashes, thumbs, rows):
     return [(first, int(row), score) for row, (first, score) in sorted(twins.items())]
 
 
+def _unit(x):
+    return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
+
+
 def centres_of(features, labels):
     """Return (unit features (N, D), sums of each person's (K, D), counts (K,))."""
-    unit = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
+    unit = _unit(features)
     sums = np.zeros((labels.max() + 1, features.shape[1]))
     np.add.at(sums, labels, unit)
     return unit, sums, np.bincount(labels)
@@ -128,10 +132,8 @@ def mislabelled(features, labels, threshold):
     with one face has no centre.
     """
     unit, sums, counts = centres_of(features, labels)
-    centres = sums[counts > 0] / np.maximum(np.linalg.norm(sums[counts > 0], axis=1, keepdims=True), 1e-12)
-    people = np.flatnonzero(counts)
-    own_sum = sums[labels] - unit
-    own = (unit * own_sum).sum(1) / np.maximum(np.linalg.norm(own_sum, axis=1), 1e-12)
+    centres, people = _unit(sums[counts > 0]), np.flatnonzero(counts)
+    own = (unit * _unit(sums[labels] - unit)).sum(1)
     found = []
     for start in range(0, len(unit) if len(people) > 2 else 0, _BLOCK):
         some = slice(start, min(start + _BLOCK, len(unit)))
@@ -148,8 +150,7 @@ def same_people(features, labels, other_features, other_labels, threshold):
     """Return [(label, other label, cosine of the centres)] of people in both sets, most alike first."""
     (_, sums, counts), (_, other_sums, other_counts) = (centres_of(f, n) for f, n in
                                                         ((features, labels), (other_features, other_labels)))
-    ours, theirs = (s / np.maximum(np.linalg.norm(s, axis=1, keepdims=True), 1e-12) for s in (sums, other_sums))
-    scores = ours @ theirs.T
+    scores = _unit(sums) @ _unit(other_sums).T
     scores[counts == 0], scores[:, other_counts == 0] = -1, -1
     pairs = [(int(a), int(b), float(scores[a, b])) for a, b in np.argwhere(scores > threshold)]
     return sorted(pairs, key=lambda pair: -pair[2])

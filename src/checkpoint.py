@@ -12,7 +12,7 @@ from importlib import metadata
 import mindspore as ms
 
 from src.lightcnn import NETWORKS, embedding_network
-from src.lists import file_sha256, write_text
+from src.lists import file_sha256, read_json, write_text
 
 _PACKAGES = ('mindspore', 'numpy', 'opencv-python', 'opencv-python-headless')
 _NUMBERED = re.compile(r'lightcnn-\d+_\d+\.ckpt$')
@@ -68,8 +68,7 @@ def by_step(ckpt_dir):
 
 def _step(ckpt):
     try:
-        with open(facts_file(ckpt), encoding='utf-8') as text:
-            return int(json.load(text)['step'])
+        return int(read_json(facts_file(ckpt))['step'])
     except (OSError, ValueError, KeyError, TypeError):
         return -1
 
@@ -77,12 +76,9 @@ def _step(ckpt):
 def read_facts(ckpt_file):
     """Return the facts of a checkpoint after checking the weights' sha256, or None where it has no facts file."""
     try:
-        with open(facts_file(ckpt_file), encoding='utf-8') as text:
-            facts = json.load(text)
+        facts = read_json(facts_file(ckpt_file))
     except FileNotFoundError:
         return None
-    except ValueError as error:
-        raise ValueError(f"{facts_file(ckpt_file)}: not readable as JSON ({error})") from None
     if not isinstance(facts, dict) or not isinstance(facts.get('step', 0), int):
         raise ValueError(f"{facts_file(ckpt_file)}: not the facts of a checkpoint")
     if facts.get('sha256') != file_sha256(ckpt_file):

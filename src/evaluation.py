@@ -1,5 +1,4 @@
 """From settings to scores: lists, protocol files and features brought together for LFW and BLUFR."""
-import json
 import os
 import sys
 import time
@@ -171,13 +170,7 @@ def load_compared(file, cfg, scored, sources, runs):
         sources[label] = in_order(load_features(file, len(listed)), listed)
         runs[label] = {scored.protocol: score(scored.protocol, cfg, sources[label])}
         return runs[label][scored.protocol], label
-    if not os.path.isfile(file):
-        raise FileNotFoundError(f"--compare {file}: no such file")
-    try:
-        with open(file, encoding='utf-8') as text:
-            numbers = json.load(text)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"--compare {file}: not readable as JSON ({error})") from None
+    numbers = lists.read_json(file, 'no such file to --compare with')
     report.check_comparable(file, numbers, scored)
     return numbers, label
 

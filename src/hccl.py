@@ -5,12 +5,11 @@
 """
 import contextlib
 import ipaddress
-import json
 import os
 import socket
 from typing import NamedTuple
 
-MAX_BYTES = 16 * 2**20
+from src.lists import read_json
 
 
 class Card(NamedTuple):
@@ -23,15 +22,7 @@ class Card(NamedTuple):
 
 def read_rank_table(file):
     """Return {server id: its cards by rank}; ValueError says what is wrong with the file and where."""
-    if not os.path.isfile(file):
-        raise FileNotFoundError(f"{file}: no such rank table; scripts/make_hccl_json.py writes one")
-    if os.path.getsize(file) > MAX_BYTES:
-        raise ValueError(f"{file}: {os.path.getsize(file)} bytes, expected a rank table of at most {MAX_BYTES}")
-    try:
-        with open(file, encoding='utf-8') as text:
-            table = json.load(text)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{file}: not readable as JSON ({error})") from None
+    table = read_json(file, 'no such rank table; scripts/make_hccl_json.py writes one')
     if not isinstance(table, dict) or not isinstance(table.get('server_list'), list) or not table['server_list']:
         raise ValueError(f"{file}: has no server_list; expected a rank table such as scripts/make_hccl_json.py writes")
     if table.get('version') != '1.0':

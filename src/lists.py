@@ -4,6 +4,7 @@ A list has one "path label" a line; names with spaces, a third column, blank lin
 the protocol files count from 1 are returned counted from 0.
 """
 import hashlib
+import json
 import os
 import re
 from array import array
@@ -22,6 +23,7 @@ _BLOCK = 2**24
 _PLAIN = re.compile(r'(.*\S)\s+(-?\d+)$')
 _LFW_NAME = re.compile(r'[^/\\.][^/\\]*_\d+\.\w+$')
 MAX_MAT_BYTES = 200 * 2**20
+MAX_JSON_BYTES = 256 * 2**20
 
 # LFW's errata page: these pictures show another person than their file name says
 LFW_ERRATA = {
@@ -135,6 +137,19 @@ def write_array(file, *array, **arrays):
     """Write one array as .npy, or named ones as .npz, whole or not at all."""
     with whole_file(file) as out:
         (np.savez if arrays else np.save)(out, *array, **arrays)
+
+
+def read_json(file, hint='no such file'):
+    """Return what a JSON file holds, or raise FileNotFoundError (with `hint`) or ValueError with one line."""
+    if not os.path.isfile(file):
+        raise FileNotFoundError(f"{file}: {hint}")
+    if os.path.getsize(file) > MAX_JSON_BYTES:
+        raise ValueError(f"{file}: {os.path.getsize(file)} bytes, expected JSON of at most {MAX_JSON_BYTES}")
+    try:
+        with open(file, encoding='utf-8') as text:
+            return json.load(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{file}: not readable as JSON ({error})") from None
 
 
 def file_sha256(file):

@@ -273,11 +273,8 @@ def _layout(path):
 
 
 def _read_facts(file):
-    if not os.path.isfile(file):
-        raise FileNotFoundError(f"{file}: no such pack; src/pack.py makes one")
+    facts = lists.read_json(file, 'no such pack; src/pack.py makes one')
     try:
-        with open(file, encoding='utf-8') as text:
-            facts = json.load(text)
         whole = (facts['format'] == FORMAT and facts['encoding'] in ENCODINGS and 16 <= facts['size'] <= 1152
                  and facts['num_people'] > 0 and facts['shards'] and all(
                      isinstance(s['count'], int) and isinstance(s['bytes'], int) and isinstance(s['bytes_db'], int)

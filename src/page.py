@@ -102,11 +102,13 @@ def _figure(draw, ylabel, xlabel, **axis):
     return svg.replace(_INK, 'currentColor')
 
 
-def _lines(runs, draw):
+def _lines(runs, draw, legend=None):
     def fill(axes):
         for (label, scored), colour in zip(runs.items(), _COLOURS * len(runs)):
             draw(axes, scored.result, label, colour)
-        if len(runs) > 1:
+        if legend:
+            legend(axes)
+        elif len(runs) > 1:
             axes.legend()
     return fill
 
@@ -130,11 +132,8 @@ def score_figure(lfw):
         axes.hist(result['genuine'], bins, color=colour, alpha=0.45, label=f'{many}same person')
         axes.hist(result['impostor'], bins, color=colour, histtype='step', lw=1.4, label=f'{many}two people')
 
-    def fill(axes):
-        for (label, scored), colour in zip(lfw.items(), _COLOURS * len(lfw)):
-            draw(axes, scored.result, label, colour)
-        axes.figure.legend(loc='outside lower center', ncols=2)
-    return _figure(fill, 'pairs', 'cosine similarity')
+    below = _lines(lfw, draw, lambda axes: axes.figure.legend(loc='outside lower center', ncols=2))
+    return _figure(below, 'pairs', 'cosine similarity')
 
 
 def _band(axes, x, shares, label, colour):

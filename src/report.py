@@ -167,7 +167,7 @@ def _point_lines(points):
 def comparison_rows(scored, other):
     """Return (name, this, other, difference, interval, p) in percent of two models.
 
-    other: a `Scored`, or the numbers of --json. Raises ValueError if they are not of the same pairs.
+    other: a `Scored`, or the numbers of --json, of the same pairs (see `check_comparable`).
     """
     if scored.protocol == 'lfw':
         scores = other.result if isinstance(other, Scored) else {k: np.array(v) for k, v in other['scores'].items()}

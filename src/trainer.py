@@ -1,4 +1,4 @@
-"""The training loop: one step as a Cell, checkpoints, the log.
+"""Training from the first step, or the last checkpoint, to the end: batches, steps, checkpoints, log.
 
     train(cfg, device, recipe='lightcnn9_celebrities', ckpt_dir='ckpt')
 
@@ -9,160 +9,18 @@ import math
 import os
 import signal
 import sys
-import threading
 import time
-import zlib
-
-import mindspore as ms
-import numpy as np
-from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
 from src import checkpoint
-from src.dataset import TrainingBatches, open_faces, prefetch
-from src.lightcnn import training_network
 from src.config import RECIPES
+from src.dataset import TrainingBatches, open_faces
+from src.guards import StopSignals, Watchdog, check_same_weights
 from src.lr_generator import learning_rate, scale_lr
 from src.report import plot_training
 from src.train_log import TrainLog, read_log
-
+from src.train_step import build_step, step_outputs
 
 MAX_SKIPPED = 50                 # overflows in a row that a loss scale may cause; more is a training that has failed
-
-
-def parameter_group(name, cfg):
-    """Return (learning-rate multiple, weight decay) of a parameter: the four groups of the published recipe."""
-    if name == 'classifier.fc2_weight':
-        return cfg.fc2_weight_lr_mult, cfg.fc2_weight_decay
-    if name == 'classifier.fc2_bias':
-        return cfg.fc2_bias_lr_mult, cfg.fc2_bias_weight_decay
-    if name.endswith('.bias'):
-        return cfg.bias_lr_mult, cfg.bias_weight_decay
-    return 1.0, cfg.weight_decay
-
-
-class TrainStep(nn.Cell):
-    """Forward, backward and SGD with momentum: (images, labels, mask, lr) -> (loss, top-1 hits, updated or not).
-
-    Gradients are averaged over `rank_size` processes. With a loss scaler, a step whose gradients are not finite
-    changes no weight and lowers the scale.
-    """
-
-    def __init__(self, network, cfg, rank_size=1, loss_scaler=None):
-        super().__init__(auto_prefix=False)
-        self.network = network
-        self.weights = ParameterTuple(network.trainable_params())
-        self.moments = ParameterTuple([Parameter(Tensor(np.zeros(w.shape, np.float32)), name=f'moments.{w.name}')
-                                       for w in self.weights])
-        groups = [parameter_group(w.name, cfg) for w in self.weights]
-        self.lr_mults, self.decays = [g[0] for g in groups], [g[1] for g in groups]
-        self.momentum = Tensor(cfg.momentum, ms.float32)
-        self.update = ops.ApplyMomentum()
-        self.rank_size = rank_size
-        self.sum = ops.AllReduce() if rank_size > 1 else None
-        self.scaler = loss_scaler
-        self.clip_norm, self.one = cfg.clip_norm, Tensor(1.0, ms.float32)
-        self.value_and_grad = ms.value_and_grad(self.forward, None, self.weights, has_aux=True)
-
-    def forward(self, images, labels, mask):
-        loss, hits = self.network(images, labels, mask)
-        if self.scaler is not None:
-            loss = self.scaler.scale(loss)
-        return loss, hits
-
-    def construct(self, images, labels, mask, lr):
-        (loss, hits), grads = self.value_and_grad(images, labels, mask)
-        if self.rank_size > 1:
-            grads = self.averaged(grads)
-            loss, hits = self.sum(loss) / self.rank_size, self.sum(hits)
-        finite = Tensor(True)
-        if self.scaler is not None:
-            loss = self.scaler.unscale(loss)
-            finite = ms.amp.all_finite(grads)
-            grads = self.scaler.unscale(grads)
-            self.scaler.adjust(finite)
-            if finite:
-                loss = ops.depend(loss, self.apply(grads, lr))
-        else:
-            loss = ops.depend(loss, self.apply(grads, lr))
-        return loss, hits, finite
-
-    def averaged(self, grads):
-        """Return the mean over ranks: all gradients in one call, since each call costs its own round trip."""
-        flat = ()
-        for grad in grads:
-            flat = flat + (grad.reshape(-1),)
-        total = self.sum(ops.concat(flat)) / self.rank_size
-        mean, start = (), 0
-        for grad in grads:
-            mean = mean + (total[start:start + grad.size].reshape(grad.shape),)
-            start = start + grad.size
-        return mean
-
-    def clip_factor(self, grads):
-        if self.clip_norm == 0:
-            return 1.0
-        power = 0.0
-        for grad in grads:
-            power = power + (grad * grad).sum()
-        return ops.minimum(self.clip_norm / ops.sqrt(power), self.one)
-
-    def apply(self, grads, lr):
-        factor = self.clip_factor(grads)
-        done = True
-        for i in range(len(self.weights)):
-            grad = factor * grads[i] + self.decays[i] * self.weights[i]
-            done = ops.depend(done, self.update(self.weights[i], self.moments[i], lr * self.lr_mults[i], grad,
-                                                self.momentum))
-        return done
-
-
-def build_step(cfg, device):
-    """Return the `TrainStep` of a run: fp32 on the CPU, mixed precision with a dynamic loss scale elsewhere."""
-    ms.set_seed(cfg.seed)
-    network, scaler = training_network(cfg, fused=device.target == 'CPU'), None
-    if device.target != 'CPU':
-        network = ms.amp.auto_mixed_precision(network, 'O2')
-        scaler = ms.amp.DynamicLossScaler(scale_value=2.0 ** 16, scale_factor=2, scale_window=2000)
-    step = TrainStep(network, cfg, device.rank_size, scaler)
-    step.set_train()
-    return step
-
-
-def step_outputs(step, batches, rate, steps, cfg):
-    """Yield (number of steps done, loss, top-1 hits, updated) as floats, in order.
-
-    With cfg.sink_size > 1 (Ascend, GPU) that many steps run per call on the device, cut so that checkpoints keep
-    their steps; otherwise threads prepare the next batches while one step runs.
-    """
-    def get(k):
-        return *batches[k], np.float32(rate(k))
-
-    if cfg.sink_size > 1:
-        yield from _sunk_outputs(step, get, steps, batches, cfg)
-        return
-    for k, batch in zip(steps, prefetch(get, steps, cfg.num_workers)):
-        yield k + 1, *(float(x.asnumpy()) for x in step(*(Tensor(array) for array in batch)))
-
-
-def _sunk_outputs(step, get, steps, batches, cfg):
-    # a sink must not run over the end of an epoch or of the training, nor over a step that is saved
-    size = math.gcd(cfg.sink_size, math.gcd(cfg.save_checkpoint_steps, math.gcd(batches.steps_per_epoch, steps.start)))
-    if size != cfg.sink_size:
-        print(f"sink_size {cfg.sink_size} does not divide {batches.steps_per_epoch} steps an epoch, "
-              f"save_checkpoint_steps and the first step; {size} is used", flush=True)
-
-    class Source:
-        def __len__(self):
-            return len(steps)
-
-        def __getitem__(self, i):
-            return get(steps[i])
-
-    dataset = ms.dataset.GeneratorDataset(Source(), ['images', 'labels', 'mask', 'lr'], shuffle=False,
-                                          num_parallel_workers=cfg.num_workers, python_multiprocessing=False)
-    sink = ms.data_sink(step, dataset, sink_size=size, jit_config=ms.JitConfig())
-    for done in range(size, len(steps) + 1, size):
-        yield steps[done - 1] + 1, *(float(x.asnumpy()) for x in sink())
 
 
 class Saver:
@@ -218,75 +76,6 @@ class Saver:
                 raise ValueError(f"{ckpt}: was trained with {key} {facts.get(key)}, this run has {now[key]}")
 
 
-class StopSignals:
-    """While it is entered, SIGTERM and SIGINT wait in `number` for the end of the step; a second one acts at once.
-
-    Of several ranks only rank 0 minds them: the others go on until rank 0 has saved and its launcher stops them.
-    """
-
-    def __init__(self, is_writer):
-        self.is_writer, self.number, self.before = is_writer, None, {}
-
-    def __enter__(self):
-        self.before = self.hold()
-        return self
-
-    def hold(self):
-        """Take the signals, again after a step: compiling may have put MindSpore's SIGINT handler in place."""
-        handler = self._note if self.is_writer else signal.SIG_IGN
-        return {number: signal.signal(number, handler) for number in (signal.SIGTERM, signal.SIGINT)}
-
-    def _note(self, number, _):
-        if self.number:
-            os._exit(128 + number)
-        self.number = number
-
-    def __exit__(self, *_):
-        for number, handler in self.before.items():
-            signal.signal(number, handler)
-
-
-class Watchdog:
-    """Ends the process with one line and code 1 if `alive` is not called for `seconds`; 0 means never."""
-
-    def __init__(self, seconds, ckpt_dir):
-        self.seconds, self.ckpt_dir = seconds, ckpt_dir
-        self.ended = threading.Event()
-        self.alive()
-
-    def alive(self):
-        self.last = time.monotonic()
-
-    def __enter__(self):
-        if self.seconds:
-            threading.Thread(target=self._watch, daemon=True).start()
-        return self
-
-    def _watch(self):
-        while not self.ended.wait(min(1.0, self.seconds / 4)):
-            if time.monotonic() - self.last > self.seconds:
-                print(f"error: no step for {self.seconds:g} s (hang_seconds): another rank, a card or the storage "
-                      f"hangs; go on with --resume {self.ckpt_dir}", file=sys.stderr, flush=True)
-                os._exit(1)
-
-    def __exit__(self, *_):
-        self.ended.set()
-
-
-def check_same_weights(step, device, done):
-    """Raise RuntimeError unless all ranks hold the same weights, to the last bit. All ranks call it together."""
-    checksum = 0
-    for weight in step.weights:
-        checksum = zlib.crc32(np.ascontiguousarray(weight.asnumpy()), checksum)
-    sums = np.zeros((device.rank_size, 2), np.float32)
-    sums[device.rank] = divmod(checksum, 1 << 16)                   # halves that float32 holds exactly
-    sums = ops.AllReduce()(Tensor(sums)).asnumpy()
-    different = np.flatnonzero((sums != sums[0]).any(1))
-    if len(different):
-        raise RuntimeError(f"after {done} steps the weights of rank {different[0]} differ from those of rank 0 "
-                           f"({len(different)} of {device.rank_size} ranks): they have drifted apart")
-
-
 def load_for_finetuning(step, cfg, path):
     """Take the embedding network's weights from a checkpoint; the classifier stays new. Return the file."""
     ckpt = checkpoint.newest(path)
@@ -306,106 +95,121 @@ def train(cfg, device, recipe, ckpt_dir, resume=None, evaluate=None, eval_every=
     evaluate: called with the embedding network every `eval_every` epochs; returns a dict with 'eer100'.
     finetune: a checkpoint whose embedding network is the start, unless there is something to resume.
     Raises FloatingPointError if the loss is not finite, RuntimeError if ranks drift apart, ValueError or
-    FileNotFoundError for bad input. SIGTERM and SIGINT save and leave with code 128 + signal.
+    FileNotFoundError for bad input. SIGTERM and SIGINT save and leave with code 143.
     """
-    is_writer = device.rank == 0
     os.makedirs(ckpt_dir, exist_ok=True)
-    if is_writer:
+    if device.rank == 0:
         checkpoint.remove_left_over(ckpt_dir)
-    faces = open_faces(cfg)
-    num_bad = faces.check(cfg, ckpt_dir, device)
-    batches = TrainingBatches(faces, cfg, device.rank, device.rank_size)
-    if cfg.scale_lr:
-        scale_lr(cfg, RECIPES[recipe]().batch_size, batches.global_batch, batches.steps_per_epoch)
-    step = build_step(cfg, device)
-    saver = Saver(ckpt_dir, cfg, recipe, step, batches, is_writer)
-    first = _restore(saver, ckpt_dir, resume)
-    start = f", from the embedding in {load_for_finetuning(step, cfg, finetune)}" if finetune and not first else ''
-    log = TrainLog(os.path.join(ckpt_dir, 'train_log.jsonl'), cfg, batches.global_batch, batches.steps_per_epoch,
-                   len(batches), first, is_writer)
-    log.say(f"{cfg.network_type} on {device.target}, {device.rank_size} x batch {cfg.batch_size}: {len(faces)} images "
-            f"of {cfg.num_classes} people ({num_bad} unreadable left out), {batches.steps_per_epoch} steps an epoch, "
-            f"steps {first} to {len(batches)}, lr {cfg.lr:g}{start}")
-    best = max([row['eer100'] for row in read_log(log.file) if 'eer100' in row], default=-1)
-    with StopSignals(is_writer) as stop, Watchdog(cfg.hang_seconds, ckpt_dir) as watchdog:
-        return _loop(cfg, device, step, batches, saver, log, first, best, stop, watchdog, evaluate, eval_every)
-
-
-def _loop(cfg, device, step, batches, saver, log, first, best, stop, watchdog, evaluate, eval_every):
-    done, num_skipped = first, 0
-
-    def rate(k):
-        return learning_rate(k, cfg, batches.steps_per_epoch, len(batches))
-
-    if device.rank_size > 1:
-        check_same_weights(step, device, done)
-    try:
-        for done, loss, hits, updated in step_outputs(step, batches, rate, range(first, len(batches)), cfg):
-            watchdog.alive()
-            stop.hold()
-            num_skipped = 0 if updated else num_skipped + 1
-            if updated and not math.isfinite(loss) or num_skipped > MAX_SKIPPED:
-                raise FloatingPointError(f"the loss is {loss} at step {done}, epoch {log.epoch_of(done)}; lower lr or "
-                                         f"raise warmup_steps, then go on with --resume {saver.ckpt_dir}")
-            log.step(done, loss, hits, rate(done - 1))
-            if device.rank_size > 1 and cfg.check_every and done % cfg.check_every == 0:
-                check_same_weights(step, device, done)
-            if stop.number:
-                _leave(saver, log, done, stop.number, device.rank_size)
-            if done % cfg.save_checkpoint_steps == 0 and done < len(batches):
-                saver.save(done)
-                _plot(log)
-            if eval_every and (done % (eval_every * log.steps_per_epoch) == 0 or done == len(batches)):
-                best = _evaluate(evaluate, step, saver, log, done, best)
-                watchdog.alive()
-    except (OSError, ValueError):                # the input or the disk failed in the middle: keep what was learnt
-        if done > first:
+    training = Training(cfg, device, recipe, ckpt_dir)
+    training.begin(resume, finetune)
+    with StopSignals(device.rank == 0) as stop, Watchdog(cfg.hang_seconds, ckpt_dir) as watchdog:
+        try:
+            return training.run(stop, watchdog, evaluate, eval_every)
+        except (OSError, ValueError):            # the input or the disk failed in the middle: keep what was learnt
             with contextlib.suppress(OSError):
-                saver.save(done)
-        raise
-    if done > first:
-        saver.save(done)
-        _plot(log)
-    return done
+                training.save()
+            raise
 
 
-def _leave(saver, log, done, number, ranks):
-    """Save and end the process with the code that a signal stands for."""
-    saver.save(done)
-    log.say(f"{signal.Signals(number).name}: saved after {done} steps; go on with --resume auto")
-    if ranks > 1:
-        os._exit(128 + number)                   # the other ranks still wait in a collective: no orderly farewell
-    sys.exit(128 + number)
+class Training:
+    """One run: its batches, its step, its checkpoints, its log, and the number of steps done."""
 
+    def __init__(self, cfg, device, recipe, ckpt_dir):
+        self.cfg, self.device, self.ckpt_dir = cfg, device, ckpt_dir
+        faces = open_faces(cfg)
+        self.num_bad = faces.check(cfg, ckpt_dir, device)
+        self.batches = TrainingBatches(faces, cfg, device.rank, device.rank_size)
+        self.per_epoch, self.num_steps = self.batches.steps_per_epoch, len(self.batches)
+        if cfg.scale_lr:
+            scale_lr(cfg, RECIPES[recipe]().batch_size, self.batches.global_batch, self.per_epoch)
+        self.step = build_step(cfg, device)
+        self.saver = Saver(ckpt_dir, cfg, recipe, self.step, self.batches, device.rank == 0)
+        self.first = self.done = self.num_skipped = 0
 
-def _restore(saver, ckpt_dir, resume):
-    if not resume:
-        return 0
-    path = ckpt_dir if resume == 'auto' else resume
-    try:
-        done, ckpt = saver.restore(path)
-    except FileNotFoundError:
-        if resume == 'auto':
+    def begin(self, resume, finetune):
+        """Restore or finetune as asked, open the log and say what is about to happen."""
+        cfg, device = self.cfg, self.device
+        self.first = self.done = self._restore(resume)
+        start = ''
+        if finetune and not self.first:
+            start = f", from the embedding in {load_for_finetuning(self.step, cfg, finetune)}"
+        self.log = TrainLog(os.path.join(self.ckpt_dir, 'train_log.jsonl'), cfg, self.batches.global_batch,
+                            self.per_epoch, self.num_steps, self.first, device.rank == 0)
+        self.best = max([row['eer100'] for row in read_log(self.log.file) if 'eer100' in row], default=-1)
+        self.log.say(f"{cfg.network_type} on {device.target}, {device.rank_size} x batch {cfg.batch_size}: "
+                     f"{len(self.batches.faces)} images of {cfg.num_classes} people ({self.num_bad} unreadable left "
+                     f"out), {self.per_epoch} steps an epoch, steps {self.first} to {self.num_steps}, lr {cfg.lr:g}"
+                     f"{start}")
+
+    def _restore(self, resume):
+        if not resume:
             return 0
-        raise
-    if saver.is_writer:
-        print(f"resuming from {ckpt}, {done} steps done", flush=True)
-    return done
+        try:
+            done, ckpt = self.saver.restore(self.ckpt_dir if resume == 'auto' else resume)
+        except FileNotFoundError:
+            if resume == 'auto':
+                return 0
+            raise
+        if self.device.rank == 0:
+            print(f"resuming from {ckpt}, {done} steps done", flush=True)
+        return done
 
+    def rate(self, k):
+        """Return the learning rate of step k, counted from 0."""
+        return learning_rate(k, self.cfg, self.per_epoch, self.num_steps)
 
-def _evaluate(evaluate, step, saver, log, done, best):
-    """Score the network, all ranks together; keep it as best.ckpt if it is the best so far."""
-    start = time.time()
-    step.set_train(False)
-    result = evaluate(step.network.embedding)
-    step.set_train()
-    log.say(f"LFW after {done} steps: 100%eer {result['eer100']:.4f} ({time.time() - start:.0f} s)")
-    log.write({'step': done, 'epoch': done / log.steps_per_epoch, **result})
-    if result['eer100'] > best:
-        saver.save(done, 'best.ckpt')
-    return max(best, result['eer100'])
+    def run(self, stop, watchdog, evaluate, eval_every):
+        """Do all steps that are left; return the number of steps done."""
+        cfg, ranks = self.cfg, self.device.rank_size
+        if ranks > 1:
+            check_same_weights(self.step, self.device, self.done)
+        left = range(self.first, self.num_steps)
+        for done, loss, hits, updated in step_outputs(self.step, self.batches, self.rate, left, cfg):
+            self.done = done
+            watchdog.alive()
+            self._check_finite(loss, updated)
+            self.log.step(self.done, loss, hits, self.rate(self.done - 1))
+            if ranks > 1 and cfg.check_every and self.done % cfg.check_every == 0:
+                check_same_weights(self.step, self.device, self.done)
+            if stop.number:
+                self._leave(stop.number)
+            if self.done % cfg.save_checkpoint_steps == 0 and self.done < self.num_steps:
+                self.save()
+            if eval_every and (self.done % (eval_every * self.per_epoch) == 0 or self.done == self.num_steps):
+                self._evaluate(evaluate)
+                watchdog.alive()
+        self.save()
+        return self.done
 
+    def save(self):
+        """Save what this run has learnt, and draw its curves."""
+        if self.done > self.first:
+            self.saver.save(self.done)
+            if self.log.is_writer:
+                plot_training(read_log(self.log.file), os.path.join(self.ckpt_dir, 'training.png'))
 
-def _plot(log):
-    if log.is_writer:
-        plot_training(read_log(log.file), os.path.splitext(log.file)[0].replace('train_log', 'training') + '.png')
+    def _check_finite(self, loss, updated):
+        self.num_skipped = 0 if updated else self.num_skipped + 1
+        if updated and not math.isfinite(loss) or self.num_skipped > MAX_SKIPPED:
+            raise FloatingPointError(f"the loss is {loss} at step {self.done}, epoch {self.log.epoch_of(self.done)}; "
+                                     f"lower lr or raise warmup_steps, then go on with --resume {self.ckpt_dir}")
+
+    def _leave(self, number):
+        """Save and end the process with the code that a signal stands for."""
+        self.saver.save(self.done)
+        self.log.say(f"{signal.Signals(number).name}: saved after {self.done} steps; go on with --resume auto")
+        if self.device.rank_size > 1:
+            os._exit(128 + number)               # the other ranks still wait in a collective: no orderly farewell
+        sys.exit(128 + number)
+
+    def _evaluate(self, evaluate):
+        """Score the network, all ranks together; keep it as best.ckpt if it is the best so far."""
+        start = time.time()
+        self.step.set_train(False)
+        result = evaluate(self.step.network.embedding)
+        self.step.set_train()
+        self.log.say(f"LFW after {self.done} steps: 100%eer {result['eer100']:.4f} ({time.time() - start:.0f} s)")
+        self.log.write({'step': self.done, 'epoch': self.done / self.per_epoch, **result})
+        if result['eer100'] > self.best:
+            self.best = result['eer100']
+            self.saver.save(self.done, 'best.ckpt')

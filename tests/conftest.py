@@ -45,6 +45,26 @@ def synthetic(tmp_path_factory):
     return out
 
 
+@pytest.fixture
+def cfg(synthetic):
+    """Settings of a tiny training on the synthetic data set."""
+    from src.config import get_config
+    return get_config('quickstart', TINY[5:], str(synthetic))
+
+
+def run_in_process(cfg, out, **kwargs):
+    """Train with `cfg` on one CPU process, this one."""
+    from src import trainer
+    from src.device import Device
+    return trainer.train(cfg, Device('CPU', 0, 0, 1), 'quickstart', str(out), **kwargs)
+
+
+def weights_of(file):
+    """Return {name: array} of a checkpoint."""
+    from src import checkpoint
+    return {n: p.asnumpy() for n, p in checkpoint.load_parameters(str(file)).items()}
+
+
 TINY = ['--recipe', 'quickstart', '--device_target', 'CPU', '--set', 'num_classes=6', 'image_size=16', 'resize_size=18',
         'batch_size=8', 'epochs=2', 'log_steps=2', 'save_checkpoint_steps=4']
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from conftest import PROJECT, TINY, script
-from src import checkpoint, hccl, launch
+from conftest import PROJECT, TINY, script, weights_of
+from src import hccl, launch
 from src.config import get_config
 
 ENV = {**os.environ, 'VIRTUAL_ENV': sys.prefix, 'PATH': f"{sys.prefix}/bin:{os.environ['PATH']}",
@@ -175,10 +175,6 @@ def test_standalone_on_the_cpu_uses_the_cores_as_ranks(tmp_path, synthetic):
     log = (tmp_path / 'train_standalone_log.log').read_text()
     assert f'{number} processes share the batch of 32' in log and f'CPU, {number} x batch {32 // number}' in log
     assert (tmp_path / 'ckpt' / 'lightcnn-2_1.ckpt').exists()
-
-
-def weights_of(file):
-    return {n: p.asnumpy() for n, p in checkpoint.load_parameters(str(file)).items()}
 
 
 SETTINGS = ' '.join(TINY).replace('batch_size=8', 'batch_size=1') + ' check_every=2'

@@ -1,0 +1,149 @@
+"""One training step as a Cell: forward, backward, averaged gradients, SGD; and the loop over steps and batches.
+
+    step = build_step(cfg, device)
+    for done, loss, hits, updated in step_outputs(step, batches, rate, range(first, last), cfg): ...
+"""
+import math
+
+import mindspore as ms
+import numpy as np
+from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
+
+from src.dataset import prefetch
+from src.lightcnn import training_network
+
+
+def parameter_group(name, cfg):
+    """Return (learning-rate multiple, weight decay) of a parameter: the four groups of the published recipe."""
+    if name == 'classifier.fc2_weight':
+        return cfg.fc2_weight_lr_mult, cfg.fc2_weight_decay
+    if name == 'classifier.fc2_bias':
+        return cfg.fc2_bias_lr_mult, cfg.fc2_bias_weight_decay
+    if name.endswith('.bias'):
+        return cfg.bias_lr_mult, cfg.bias_weight_decay
+    return 1.0, cfg.weight_decay
+
+
+class TrainStep(nn.Cell):
+    """Forward, backward and SGD with momentum: (images, labels, mask, lr) -> (loss, top-1 hits, updated or not).
+
+    Gradients are averaged over `rank_size` processes. With a loss scaler, a step whose gradients are not finite
+    changes no weight and lowers the scale.
+    """
+
+    def __init__(self, network, cfg, rank_size=1, loss_scaler=None):
+        super().__init__(auto_prefix=False)
+        self.network = network
+        self.weights = ParameterTuple(network.trainable_params())
+        self.moments = ParameterTuple([Parameter(Tensor(np.zeros(w.shape, np.float32)), name=f'moments.{w.name}')
+                                       for w in self.weights])
+        groups = [parameter_group(w.name, cfg) for w in self.weights]
+        self.lr_mults, self.decays = [g[0] for g in groups], [g[1] for g in groups]
+        self.momentum = Tensor(cfg.momentum, ms.float32)
+        self.update = ops.ApplyMomentum()
+        self.rank_size = rank_size
+        self.sum = ops.AllReduce() if rank_size > 1 else None
+        self.scaler = loss_scaler
+        self.clip_norm, self.one = cfg.clip_norm, Tensor(1.0, ms.float32)
+        self.value_and_grad = ms.value_and_grad(self.forward, None, self.weights, has_aux=True)
+
+    def forward(self, images, labels, mask):
+        loss, hits = self.network(images, labels, mask)
+        if self.scaler is not None:
+            loss = self.scaler.scale(loss)
+        return loss, hits
+
+    def construct(self, images, labels, mask, lr):
+        (loss, hits), grads = self.value_and_grad(images, labels, mask)
+        if self.rank_size > 1:
+            grads = self.averaged(grads)
+            loss, hits = self.sum(loss) / self.rank_size, self.sum(hits)
+        finite = Tensor(True)
+        if self.scaler is not None:
+            loss = self.scaler.unscale(loss)
+            finite = ms.amp.all_finite(grads)
+            grads = self.scaler.unscale(grads)
+            self.scaler.adjust(finite)
+            if finite:
+                loss = ops.depend(loss, self.apply(grads, lr))
+        else:
+            loss = ops.depend(loss, self.apply(grads, lr))
+        return loss, hits, finite
+
+    def averaged(self, grads):
+        """Return the mean over ranks: all gradients in one call, since each call costs its own round trip."""
+        flat = ()
+        for grad in grads:
+            flat = flat + (grad.reshape(-1),)
+        total = self.sum(ops.concat(flat)) / self.rank_size
+        mean, start = (), 0
+        for grad in grads:
+            mean = mean + (total[start:start + grad.size].reshape(grad.shape),)
+            start = start + grad.size
+        return mean
+
+    def clip_factor(self, grads):
+        if self.clip_norm == 0:
+            return 1.0
+        power = 0.0
+        for grad in grads:
+            power = power + (grad * grad).sum()
+        return ops.minimum(self.clip_norm / ops.sqrt(power), self.one)
+
+    def apply(self, grads, lr):
+        factor = self.clip_factor(grads)
+        done = True
+        for i in range(len(self.weights)):
+            grad = factor * grads[i] + self.decays[i] * self.weights[i]
+            done = ops.depend(done, self.update(self.weights[i], self.moments[i], lr * self.lr_mults[i], grad,
+                                                self.momentum))
+        return done
+
+
+def build_step(cfg, device):
+    """Return the `TrainStep` of a run: fp32 on the CPU, mixed precision with a dynamic loss scale elsewhere."""
+    ms.set_seed(cfg.seed)
+    network, scaler = training_network(cfg, fused=device.target == 'CPU'), None
+    if device.target != 'CPU':
+        network = ms.amp.auto_mixed_precision(network, 'O2')
+        scaler = ms.amp.DynamicLossScaler(scale_value=2.0 ** 16, scale_factor=2, scale_window=2000)
+    step = TrainStep(network, cfg, device.rank_size, scaler)
+    step.set_train()
+    return step
+
+
+def step_outputs(step, batches, rate, steps, cfg):
+    """Yield (number of steps done, loss, top-1 hits, updated) as floats, in order.
+
+    With cfg.sink_size > 1 (Ascend, GPU) that many steps run per call on the device, cut so that checkpoints keep
+    their steps; otherwise threads prepare the next batches while one step runs.
+    """
+    def get(k):
+        return *batches[k], np.float32(rate(k))
+
+    if cfg.sink_size > 1:
+        yield from _sunk_outputs(step, get, steps, batches, cfg)
+        return
+    for k, batch in zip(steps, prefetch(get, steps, cfg.num_workers)):
+        yield k + 1, *(float(x.asnumpy()) for x in step(*(Tensor(array) for array in batch)))
+
+
+def _sunk_outputs(step, get, steps, batches, cfg):
+    # a sink must not run over the end of an epoch or of the training, nor over a step that is saved
+    size = math.gcd(cfg.sink_size, math.gcd(cfg.save_checkpoint_steps, math.gcd(batches.steps_per_epoch, steps.start)))
+    if size != cfg.sink_size:
+        print(f"sink_size {cfg.sink_size} does not divide {batches.steps_per_epoch} steps an epoch, "
+              f"save_checkpoint_steps and the first step; {size} is used", flush=True)
+
+    class Source:
+        def __len__(self):
+            return len(steps)
+
+        def __getitem__(self, i):
+            return get(steps[i])
+
+    dataset = ms.dataset.GeneratorDataset(Source(), ['images', 'labels', 'mask', 'lr'], shuffle=False,
+                                          num_parallel_workers=cfg.num_workers, python_multiprocessing=False)
+    sink = ms.data_sink(step, dataset, sink_size=size, jit_config=ms.JitConfig())
+    for done in range(size, len(steps) + 1, size):
+        yield steps[done - 1] + 1, *(float(x.asnumpy()) for x in sink())
