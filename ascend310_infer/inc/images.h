@@ -1,0 +1,56 @@
+// manifest.tsv and the .bin files of preprocess.py; batches are read ahead by a thread of their own.
+#ifndef ASCEND310_INFER_INC_IMAGES_H_
+#define ASCEND310_INFER_INC_IMAGES_H_
+
+#include <condition_variable>
+#include <cstddef>
+#include <deque>
+#include <exception>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <vector>
+
+struct Image {
+  std::string id;    // as in the lists, without extension: Aaron_Eckhart/Aaron_Eckhart_0001
+  std::string file;  // in the manifest's folder
+};
+
+// Return the images of DIR/manifest.tsv. Throws Error for a line that is wrong or a name that leaves the folder.
+std::vector<Image> ReadManifest(const std::string &dir);
+
+struct Batch {
+  size_t first = 0;         // place of its first image
+  size_t count = 0;         // images; what the batch has more repeats the last one
+  std::vector<float> data;  // (batch_size, floats an image)
+};
+
+// Reads batches ahead, at most two of them, while the model works on another.
+class Reader {
+ public:
+  Reader(const std::string &dir, const std::vector<Image> &images, size_t batch_size, size_t image_floats);
+  ~Reader();
+  Reader(const Reader &) = delete;
+  Reader &operator=(const Reader &) = delete;
+
+  // Fill `batch` and return true, or return false after the last one. Throws Error for a file that is wrong.
+  bool Next(Batch *batch);
+
+ private:
+  void Run();
+  Batch Read(size_t first) const;
+
+  const std::string dir_;
+  const std::vector<Image> &images_;
+  const size_t batch_size_;
+  const size_t image_floats_;
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::deque<Batch> ready_;
+  std::exception_ptr failure_;
+  bool finished_ = false;
+  bool abandoned_ = false;
+  std::thread thread_;
+};
+
+#endif  // ASCEND310_INFER_INC_IMAGES_H_

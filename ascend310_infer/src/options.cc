@@ -1,0 +1,95 @@
+#include "inc/options.h"
+
+#include <charconv>
+#include <cstring>
+#include <functional>
+#include <map>
+#include <thread>
+
+namespace {
+
+int Number(const std::string &flag, const std::string &text, int low, int high) {
+  int value = 0;
+  const auto [end, status] = std::from_chars(text.data(), text.data() + text.size(), value);
+  if (status != std::errc() || end != text.data() + text.size() || value < low || value > high) {
+    throw Error(flag + " " + text + ": expected a number from " + std::to_string(low) + " to " + std::to_string(high));
+  }
+  return value;
+}
+
+std::string Target(const std::string &text) {
+  if (text != "Ascend" && text != "CPU") {
+    throw Error("--device_target " + text + ": expected Ascend or CPU");
+  }
+  return text;
+}
+
+void Check(Options *options) {
+  if (options->mindir_path.empty()) {
+    throw Error("--mindir_path is missing: the model that export.py wrote");
+  }
+  if (options->dataset_path.empty()) {
+    throw Error("--dataset_path is missing: the folder that preprocess.py wrote");
+  }
+  if (options->threads == 0) {
+    options->threads = static_cast<int>(std::max(1U, std::thread::hardware_concurrency()));
+  }
+}
+
+}  // namespace
+
+Options ParseOptions(int argc, const char *const *argv) {
+  Options options;
+  const std::map<std::string, std::function<void(const std::string &, const std::string &)>> known = {
+    {"--mindir_path", [&](const auto &, const auto &text) { options.mindir_path = text; }},
+    {"--dataset_path", [&](const auto &, const auto &text) { options.dataset_path = text; }},
+    {"--result_path", [&](const auto &, const auto &text) { options.result_path = text; }},
+    {"--time_path", [&](const auto &, const auto &text) { options.time_path = text; }},
+    {"--device_target", [&](const auto &, const auto &text) { options.device_target = Target(text); }},
+    {"--device_id", [&](const auto &flag, const auto &text) { options.device_id = Number(flag, text, 0, 1023); }},
+    {"--batch_size", [&](const auto &flag, const auto &text) { options.batch_size = Number(flag, text, 1, 4096); }},
+    {"--threads", [&](const auto &flag, const auto &text) { options.threads = Number(flag, text, 1, 1024); }},
+  };
+  for (int i = 1; i < argc; ++i) {
+    std::string flag = argv[i];
+    if (flag == "--help" || flag == "-h") {
+      options.help = true;
+      return options;
+    }
+    if (flag == "--write_bins") {
+      options.write_bins = true;
+      continue;
+    }
+    const size_t equals = flag.find('=');
+    std::string value = equals == std::string::npos ? "" : flag.substr(equals + 1);
+    flag = flag.substr(0, equals);
+    const auto setter = known.find(flag);
+    if (setter == known.end()) {
+      throw Error(flag + ": no such flag; --help lists them");
+    }
+    if (equals == std::string::npos) {
+      if (++i == argc) {
+        throw Error(flag + " needs a value");
+      }
+      value = argv[i];
+    }
+    setter->second(flag, value);
+  }
+  Check(&options);
+  return options;
+}
+
+std::string Usage() {
+  return "Embed the faces that preprocess.py wrote, on an Ascend 310 or the CPU.\n\n"
+         "  main --mindir_path net.mindir --dataset_path preprocess_Result --device_id 0\n"
+         "  main --mindir_path net.mindir --dataset_path preprocess_Result --device_target CPU --batch_size 16\n\n"
+         "  --mindir_path FILE      MINDIR of export.py\n"
+         "  --dataset_path DIR      folder with manifest.tsv and the .bin files\n"
+         "  --result_path DIR       where features.bin goes (default result_Files)\n"
+         "  --time_path DIR         where test_perform_static.txt goes (default time_Result)\n"
+         "  --device_target NAME    Ascend or CPU (default Ascend)\n"
+         "  --device_id N           which card (default 0)\n"
+         "  --batch_size N          images a call (default: the model's own)\n"
+         "  --threads N             CPU threads of the model (default: one per core)\n"
+         "  --write_bins            also write one <id>_0.bin an image\n";
+}
