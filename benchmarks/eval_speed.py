@@ -137,7 +137,8 @@ def embedding_lines(cfg, ckpt, num_images):
     from mindspore import Tensor
 
     from src import checkpoint, device
-    from src.embedding import embed, find_images
+    from src.embedding import embed
+    from src.images import find_images
     device.set_up('CPU')
     network, _, size = checkpoint.load_embedding(checkpoint.newest(ckpt))
     names = lists.load_blufr(cfg.blufr_config_mat_path)

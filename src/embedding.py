@@ -14,23 +14,8 @@ from mindspore import Tensor
 from tqdm import tqdm
 
 from src.dataset import prefetch
-from src.images import PREPROCESSING, face_for_test, find_image, read_grey, to_input
+from src.images import PREPROCESSING, face_for_test, read_grey, to_input
 from src.lists import file_sha256, write_array
-
-
-def find_images(root, names):
-    """Return the path of every listed image under `root`; FileNotFoundError counts and names the missing ones.
-
-    A name may end in another picture extension than the file.
-    """
-    if not os.path.isdir(root):
-        raise FileNotFoundError(f"{root}: no such image folder (--root_path or --dataset_path)")
-    paths = [find_image(root, name) for name in names]
-    missing = [name for name, path in zip(names, paths) if path is None]
-    if missing:
-        raise FileNotFoundError(f"{root}: {len(missing)} of {len(names)} listed images are missing: "
-                                f"{', '.join(missing[:3])}{' ...' if len(missing) > 3 else ''}")
-    return paths
 
 
 def embed(network, paths, image_size, batch_size=64, num_workers=2, to_face=face_for_test):

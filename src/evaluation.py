@@ -8,6 +8,7 @@ import numpy as np
 from tqdm import tqdm
 
 from src import lists, metrics, report
+from src.images import find_images
 
 
 def lfw_images(cfg):
@@ -181,7 +182,7 @@ def lfw_scorer(cfg, device):
     All ranks call it together: each embeds its share, so that none waits for another longer than a collective may.
     Lists, protocol and images are looked up now, so that what is missing is said before a training starts.
     """
-    from src.embedding import embed, find_images
+    from src.embedding import embed
     from src.lightcnn import EMBEDDING_SIZE
     names, _ = lfw_images(cfg)
     pairs = lists.load_lfw_pairs(cfg.lfw_pairs_mat_path, len(names))
@@ -235,7 +236,7 @@ def _stem(name):
 def _embed(args, cfg, names):
     """Return (label, features (N, D)) of the listed images."""
     from src import checkpoint, device
-    from src.embedding import embed, embed_cached, find_images
+    from src.embedding import embed, embed_cached
     from src.lightcnn import initial_embedding
     paths = find_images(cfg.root_path, names)
     here = device.set_up(args.device_target, args.device_id)

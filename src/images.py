@@ -54,6 +54,21 @@ def find_image(root, name):
     return next((stem + e for e in EXTENSIONS if os.path.isfile(stem + e)), None)
 
 
+def find_images(root, names):
+    """Return the path of every listed image under `root`; FileNotFoundError counts and names the missing ones.
+
+    A name may end in another picture extension than the file.
+    """
+    if not os.path.isdir(root):
+        raise FileNotFoundError(f"{root}: no such image folder (--root_path or --dataset_path)")
+    paths = [find_image(root, name) for name in names]
+    missing = [name for name, path in zip(names, paths) if path is None]
+    if missing:
+        raise FileNotFoundError(f"{root}: {len(missing)} of {len(names)} listed images are missing: "
+                                f"{', '.join(missing[:3])}{' ...' if len(missing) > 3 else ''}")
+    return paths
+
+
 def resize(image, side):
     """Return (H, W) as (side, side): area averages when it shrinks, bilinear when it grows."""
     if image.shape == (side, side):

@@ -113,14 +113,15 @@ def write_image_list(file, names, labels):
 
 
 @contextmanager
-def whole_file(file, mode='wb', **kwargs):
-    """Open `file` for writing so that it appears whole or not at all: temporary name, fsync, rename."""
+def whole_file(file, mode='wb', sync=True, **kwargs):
+    """Open `file` for writing so that it appears whole or not at all: temporary name, fsync (if `sync`), rename."""
     temporary = f"{file}.{os.getpid()}.tmp"
     try:
         with open(temporary, mode, **kwargs) as out:
             yield out
             out.flush()
-            os.fsync(out.fileno())
+            if sync:
+                os.fsync(out.fileno())
         os.replace(temporary, file)
     finally:
         if os.path.exists(temporary):

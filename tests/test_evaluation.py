@@ -12,7 +12,8 @@ import pytest
 from conftest import script
 from src import checkpoint, lists, metrics, report
 from src.config import get_config
-from src.embedding import embed, embed_cached, find_images
+from src.embedding import embed, embed_cached
+from src.images import find_images
 from src.images import face_for_test, read_grey, to_input
 from src.lightcnn import Init, embedding_network
 

@@ -20,6 +20,9 @@ class Embedder {
   // images: (batch_size, image_floats). Return (batch_size, feature_floats), valid until the next call.
   const float *Embed(const std::vector<float> &images);
 
+  // Embed the first of `images` at every place of a batch and throw Error unless all features are the same.
+  void Check(const std::vector<float> &images);
+
  private:
   void SetBatchSize(size_t batch_size);
   void TakeShapes();

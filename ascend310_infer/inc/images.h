@@ -25,16 +25,20 @@ struct Batch {
   std::vector<float> data;  // (batch_size, floats an image)
 };
 
-// Reads batches ahead, at most two of them, while the model works on another.
+// Reads up to `ahead` batches while models work on others. Any number of threads may take batches from it.
 class Reader {
  public:
-  Reader(const std::string &dir, const std::vector<Image> &images, size_t batch_size, size_t image_floats);
+  Reader(const std::string &dir, const std::vector<Image> &images, size_t batch_size, size_t image_floats,
+         size_t ahead);
   ~Reader();
   Reader(const Reader &) = delete;
   Reader &operator=(const Reader &) = delete;
 
   // Fill `batch` and return true, or return false after the last one. Throws Error for a file that is wrong.
   bool Next(Batch *batch);
+
+  // Have no further batch read or taken.
+  void Abandon();
 
  private:
   void Run();
@@ -44,6 +48,7 @@ class Reader {
   const std::vector<Image> &images_;
   const size_t batch_size_;
   const size_t image_floats_;
+  const size_t ahead_;
   std::mutex mutex_;
   std::condition_variable changed_;
   std::deque<Batch> ready_;

@@ -1,5 +1,7 @@
 #include "inc/embedder.h"
 
+#include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <fstream>
@@ -24,7 +26,7 @@ std::string Shown(const std::vector<int64_t> &shape) {
 
 std::shared_ptr<mindspore::Context> MakeContext(const Options &options) {
   auto context = std::make_shared<mindspore::Context>();
-  context->SetThreadNum(options.threads);
+  context->SetThreadNum(1);  // more models instead, see EmbedAll
   if (options.device_target == "Ascend") {
     auto ascend = std::make_shared<mindspore::AscendDeviceInfo>();
     ascend->SetDeviceID(static_cast<uint32_t>(options.device_id));
@@ -90,6 +92,24 @@ void Embedder::SetBatchSize(size_t batch_size) {
                 std::to_string(batch_size) + "; export it with --batch_size " + std::to_string(batch_size));
   }
   batch_size_ = batch_size;
+}
+
+void Embedder::Check(const std::vector<float> &images) {
+  std::vector<float> same(batch_size_ * image_floats_);
+  for (size_t i = 0; i < batch_size_; ++i) {
+    std::copy_n(images.begin(), image_floats_, same.begin() + static_cast<std::ptrdiff_t>(i * image_floats_));
+  }
+  const float *features = Embed(same);
+  float largest = 0;
+  float difference = 0;
+  for (size_t i = 0; i < batch_size_ * feature_floats_; ++i) {
+    largest = std::max(largest, std::fabs(features[i]));
+    difference = std::max(difference, std::fabs(features[i] - features[i % feature_floats_]));
+  }
+  if (!(difference <= 1e-3F * largest)) {
+    throw Error(file_ + ": one image at different places of a batch of " + std::to_string(batch_size_) +
+                " has different features; export the model with --batch_size " + std::to_string(batch_size_));
+  }
 }
 
 const float *Embedder::Embed(const std::vector<float> &images) {

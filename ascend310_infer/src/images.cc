@@ -9,7 +9,6 @@
 
 namespace {
 
-constexpr size_t kReadAhead = 2;
 constexpr size_t kMaxLine = 4096;
 const char kHeader[] = "# lightcnn manifest 1";
 
@@ -56,21 +55,26 @@ std::vector<Image> ReadManifest(const std::string &dir) {
   return images;
 }
 
-Reader::Reader(const std::string &dir, const std::vector<Image> &images, size_t batch_size, size_t image_floats)
-    : dir_(dir), images_(images), batch_size_(batch_size), image_floats_(image_floats), thread_([this] { Run(); }) {}
+Reader::Reader(const std::string &dir, const std::vector<Image> &images, size_t batch_size, size_t image_floats,
+               size_t ahead)
+    : dir_(dir), images_(images), batch_size_(batch_size), image_floats_(image_floats), ahead_(ahead),
+      thread_([this] { Run(); }) {}
 
 Reader::~Reader() {
-  {
-    const std::lock_guard<std::mutex> lock(mutex_);
-    abandoned_ = true;
-  }
-  changed_.notify_all();
+  Abandon();
   thread_.join();
+}
+
+void Reader::Abandon() {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  abandoned_ = true;
+  ready_.clear();
+  changed_.notify_all();
 }
 
 bool Reader::Next(Batch *batch) {
   std::unique_lock<std::mutex> lock(mutex_);
-  changed_.wait(lock, [this] { return !ready_.empty() || finished_; });
+  changed_.wait(lock, [this] { return !ready_.empty() || finished_ || abandoned_; });
   if (ready_.empty()) {
     if (failure_) {
       std::rethrow_exception(failure_);
@@ -88,7 +92,7 @@ void Reader::Run() {
     for (size_t first = 0; first < images_.size(); first += batch_size_) {
       Batch batch = Read(first);
       std::unique_lock<std::mutex> lock(mutex_);
-      changed_.wait(lock, [this] { return ready_.size() < kReadAhead || abandoned_; });
+      changed_.wait(lock, [this] { return ready_.size() < ahead_ || abandoned_; });
       if (abandoned_) {
         break;
       }

@@ -6,6 +6,7 @@
 #include <map>
 #include <thread>
 
+
 namespace {
 
 int Number(const std::string &flag, const std::string &text, int low, int high) {
@@ -90,6 +91,6 @@ std::string Usage() {
          "  --device_target NAME    Ascend or CPU (default Ascend)\n"
          "  --device_id N           which card (default 0)\n"
          "  --batch_size N          images a call (default: the model's own)\n"
-         "  --threads N             CPU threads of the model (default: one per core)\n"
+         "  --threads N             on the CPU: models at work, one thread each (default: one per core)\n"
          "  --write_bins            also write one <id>_0.bin an image\n";
 }

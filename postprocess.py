@@ -1,0 +1,47 @@
+"""Score the features that ascend310_infer wrote on LFW and BLUFR: tables, JSON, thresholds, report as eval_*.py."""
+import os
+
+from src import cli, report
+from src.config import get_config
+
+EXAMPLES = """  python postprocess.py --result_path result_Files --mat_files_path faces/mat_files
+  python postprocess.py --result_path result_Files --data_path faces --report report"""
+
+
+def parse():
+    flags = cli.parser(__doc__, EXAMPLES)
+    flags.add_argument('--result_path', required=True, metavar='DIR', help='folder with features.bin')
+    flags.add_argument('--mat_files_path', metavar='DIR', help='folder with lfw_pairs.mat and blufr_lfw_config.mat')
+    flags.add_argument('--data_path', metavar='DIR', help="the README's data set folder: its mat_files and lists, and "
+                       'its pictures for the report')
+    flags.add_argument('--out', default='.', metavar='DIR', help='where lfw.json, blufr.json and thresholds.json go '
+                       '(default: the current folder)')
+    flags.add_argument('--report', metavar='DIR', help='write DIR/report.html')
+    args = flags.parse_args()
+    if not (args.mat_files_path or args.data_path):
+        raise ValueError("--mat_files_path or --data_path is needed: where lfw_pairs.mat and blufr_lfw_config.mat are")
+    return args
+
+
+def main():
+    args = parse()
+    from src import deploy, evaluation
+    cfg = get_config(dataset_path=args.data_path and deploy.dataset_tree(args.data_path))
+    if args.mat_files_path:
+        cfg.lfw_pairs_mat_path = os.path.join(args.mat_files_path, 'lfw_pairs.mat')
+        cfg.blufr_config_mat_path = os.path.join(args.mat_files_path, 'blufr_lfw_config.mat')
+    features_of = deploy.read_results(args.result_path, cfg)
+    os.makedirs(args.out, exist_ok=True)
+    scored = {}
+    for protocol in evaluation.IMAGES:
+        scored[protocol] = evaluation.score(protocol, cfg, features_of)
+        print(report.table(scored[protocol]))
+        report.write_json(os.path.join(args.out, f'{protocol}.json'), scored[protocol].numbers)
+    label = deploy.FEATURES
+    report.write_thresholds(os.path.join(args.out, 'thresholds.json'), label, scored.values())
+    if args.report:
+        evaluation.write_report(args.report, {label: scored}, cfg)
+
+
+if __name__ == '__main__':
+    cli.run(main)
