@@ -34,10 +34,12 @@ def add_eval_flags(flags, list_key, list_help):
     add_device_flags(flags)
     source = flags.add_mutually_exclusive_group(required=True)
     source.add_argument('--resume', '--ckpt_file', metavar='CKPT', dest='ckpt',
-                        help='checkpoint of any LightCNN training, or a folder (its newest one)')
+                        help='checkpoint of any LightCNN training, a folder (its newest one), or an .onnx file')
     source.add_argument('--features', metavar='FILE.npy', help='score these features, rows in list order, instead')
     source.add_argument('--untrained', action='store_true', help="the recipe's network with its initial weights: what "
                         'no training at all scores')
+    flags.add_argument('--backend', choices=('mindspore', 'onnx'), default='mindspore', help='onnx: embed in ONNX '
+                       'Runtime, faster on a CPU (pip install onnx onnxruntime)')
     flags.add_argument('--save_features', metavar='FILE.npy', help='keep the features, rows in list order')
     flags.add_argument('--no_cache', action='store_true', help='embed all images again; else features kept beside the '
                        'checkpoint are taken')

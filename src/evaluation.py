@@ -237,18 +237,13 @@ def _embed(args, cfg, names):
     """Return (label, features (N, D)) of the listed images."""
     from src import checkpoint, device
     from src.embedding import embed, embed_cached
-    from src.lightcnn import initial_embedding
     paths = find_images(cfg.root_path, names)
     here = device.set_up(args.device_target, args.device_id)
     only_a_number = getattr(args, 'threshold_for', None) is not None
     say = partial(print, file=sys.stderr if only_a_number else sys.stdout, flush=True)
-    if args.untrained:
-        network, network_type, image_size, ckpt = initial_embedding(cfg), cfg.network_type, cfg.image_size, None
-    else:
-        asked = cfg.network_type if any(s.startswith('network_type=') for s in args.settings) else None
-        ckpt = checkpoint.newest(args.ckpt)
-        network, network_type, image_size = checkpoint.load_embedding(ckpt, asked)
-    say(f"{ckpt or 'untrained'}: {network_type} for {image_size}x{image_size} faces, on {here.target}")
+    network, what, image_size, ckpt = _network(args, cfg)
+    where = here.target if args.backend == 'mindspore' else 'ONNX Runtime'
+    say(f"{ckpt or 'untrained'}: {what} for {image_size}x{image_size} faces, on {where}")
 
     def embed_paths(some):
         start = time.time()
@@ -262,10 +257,31 @@ def _embed(args, cfg, names):
     if args.no_cache:
         return os.path.basename(ckpt), embed_paths(paths)
     cache_file = checkpoint.features_file(ckpt)
-    features, num_kept = embed_cached(embed_paths, paths, cache_file, ckpt, image_size, here.target)
+    features, num_kept = embed_cached(embed_paths, paths, cache_file, ckpt, image_size, where)
     if num_kept:
         say(f"{num_kept} features taken from {cache_file} (--no_cache embeds again)")
     return os.path.basename(ckpt), features
+
+
+def _network(args, cfg):
+    """Return (network, its type, image size, checkpoint file or None) that the flags ask for."""
+    from src import checkpoint
+    from src.lightcnn import initial_embedding
+    if args.ckpt and args.ckpt.endswith('.onnx'):
+        from src.onnx_backend import OnnxNetwork
+        args.backend = 'onnx'
+        network = OnnxNetwork(args.ckpt)
+        return network, 'ONNX', network.image_size, args.ckpt
+    if args.untrained:
+        network, network_type, image_size, ckpt = initial_embedding(cfg), cfg.network_type, cfg.image_size, None
+    else:
+        asked = cfg.network_type if any(s.startswith('network_type=') for s in args.settings) else None
+        ckpt = checkpoint.newest(args.ckpt)
+        network, network_type, image_size = checkpoint.load_embedding(ckpt, asked)
+    if args.backend == 'onnx':
+        from src.onnx_backend import converted
+        network = converted(network, image_size)
+    return network, network_type, image_size, ckpt
 
 
 def load_features(file, num_images):

@@ -17,6 +17,7 @@ from src.lightcnn import EMBEDDING_SIZE, MFM, MaxAvgPool
 from src.lists import file_sha256, write_text
 
 SUFFIXES = {'MINDIR': '.mindir', 'ONNX': '.onnx', 'AIR': '.air'}
+INT8_COSINE = 0.9                # between a face's features before and after int8
 TOLERANCE = 1e-4                 # of the largest feature: kernels sum in other orders
 
 
@@ -104,12 +105,12 @@ def _plain_dense(fc):
     return PlainMFM(weight, bias, 0) if isinstance(fc, MFM) else PlainConv(weight, bias, 0)
 
 
-def export(network, image_size, name, file_format, batch_size, ir, faces):
+def export(network, image_size, name, file_format, batch_size, ir, faces, calibration=None):
     """Write NAME.<format> and NAME.json and return the facts; both appear only if the file gives the same features.
 
     network: an `Embedding` with weights. batch_size: a number, or None for any. ir: 1 for MindSpore Lite 2.0, else
-    None. faces: (n, 1, S, S) float32 to compare on. Raises RuntimeError where they differ, ValueError for what the
-    format cannot do.
+    None. faces: (n, 1, S, S) float32 to compare on. calibration: faces from which ONNX's int8 form takes its ranges.
+    Raises RuntimeError where features differ, ValueError for what the format cannot do.
     """
     write, read = FORMATS[file_format]
     file, expected = name + SUFFIXES[file_format], network(Tensor(faces)).asnumpy()
@@ -119,6 +120,11 @@ def export(network, image_size, name, file_format, batch_size, ir, faces):
         example = np.zeros((batch_size or 1, *faces.shape[1:]), np.float32)
         input_name = write(network, example, batch_size is None, ir, temporary)
         difference = _compare(expected, read(temporary, faces, batch_size or len(faces)), file) if read else None
+        cosine = None
+        if calibration is not None:
+            from src.onnx_backend import quantise
+            quantise(temporary, calibration, batch_size or 16)
+            cosine = _compare_int8(expected, read(temporary, faces, batch_size or len(faces)), file)
         with open(temporary, 'rb') as written:
             os.fsync(written.fileno())
         os.chmod(temporary, 0o644)
@@ -132,7 +138,7 @@ def export(network, image_size, name, file_format, batch_size, ir, faces):
                        'dtype': 'float32', 'values': 'grey / 255'},
              'output': {'shape': [batch_size or 'N', EMBEDDING_SIZE], 'dtype': 'float32'},
              'compared_on': len(faces) if read else 0, 'largest_difference': difference,
-             'largest_feature': float(np.abs(expected).max())}
+             'largest_feature': float(np.abs(expected).max()), 'int8_smallest_cosine': cosine}
     write_text(name + '.json', json.dumps(facts, indent=1) + '\n')
     return facts
 
@@ -145,6 +151,16 @@ def _compare(expected, found, file):
         raise RuntimeError(f"{file}: not written, its features differ from the checkpoint's by {difference:.3g}, more "
                            f"than {allowed:.3g}")
     return difference
+
+
+def _compare_int8(expected, found, file):
+    """Return the smallest cosine between features before and after; RuntimeError if it is below INT8_COSINE."""
+    lengths = np.linalg.norm(expected, axis=1) * np.linalg.norm(found, axis=1)
+    cosine = float(((expected * found).sum(1) / np.maximum(lengths, 1e-12)).min())
+    if not cosine >= INT8_COSINE:
+        raise RuntimeError(f"{file}: not written, int8 turns a feature by a cosine of {cosine:.3f}, less than "
+                           f"{INT8_COSINE}; do the calibration faces look like the test faces?")
+    return cosine
 
 
 def write_mindir(network, example, dynamic, ir, file):
@@ -181,7 +197,10 @@ def in_batches(network, faces, batch_size):
 
 def write_onnx(network, example, dynamic, ir, file):
     """Write an ONNX file; return the name of its input."""
-    import onnx
+    try:
+        import onnx
+    except ImportError:
+        raise ValueError("ONNX needs two more packages: pip install onnx onnxruntime") from None
     ms.export(network, Tensor(example), file_name=file, file_format='ONNX')
     os.chmod(file, 0o644)
     model = onnx.load(file)

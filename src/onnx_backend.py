@@ -3,6 +3,43 @@
     network = OnnxNetwork('lightcnn.onnx')          # called like a MindSpore network: (N, 1, S, S) -> (N, 256)
 """
 import os
+import tempfile
+
+
+def converted(network, image_size):
+    """Return a MindSpore embedding network as an `OnnxNetwork` for any batch size."""
+    from src.export import export
+    from src.synthetic import faces_as_input
+    with tempfile.TemporaryDirectory() as folder:
+        name = os.path.join(folder, 'network')
+        export(network, image_size, name, 'ONNX', None, None, faces_as_input(image_size))
+        return OnnxNetwork(name + '.onnx')
+
+
+def quantise(file, faces, batch_size):
+    """Turn an ONNX file into int8 in place, by ONNX Runtime's static quantisation: one scale a channel.
+
+    faces: (n, 1, S, S) float32 whose smallest and largest values in every layer give the ranges; whole batches count.
+    """
+    import onnx
+    from onnxruntime import quantization
+
+    class Faces(quantization.CalibrationDataReader):
+        def __init__(self, name):
+            starts = range(0, len(faces) - batch_size + 1, batch_size)
+            self.batches = iter([{name: faces[start:start + batch_size]} for start in starts])
+
+        def get_next(self):
+            return next(self.batches, None)
+
+    model = onnx.version_converter.convert_version(onnx.load(file), 17)         # scales a channel came with 13
+    with tempfile.TemporaryDirectory() as folder:
+        plain, prepared = os.path.join(folder, 'plain.onnx'), os.path.join(folder, 'prepared.onnx')
+        onnx.save(model, plain)
+        quantization.shape_inference.quant_pre_process(plain, prepared, skip_symbolic_shape=True)
+        quantization.quantize_static(prepared, file, Faces(model.graph.input[0].name), per_channel=True,
+                                     activation_type=quantization.QuantType.QUInt8,
+                                     weight_type=quantization.QuantType.QInt8)
 
 
 class Features:

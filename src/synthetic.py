@@ -16,7 +16,7 @@ import numpy as np
 from scipy.io import savemat
 from tqdm import tqdm
 
-from src.images import TEST_SIDE, TRAIN_SIDE, centre_crop
+from src.images import TEST_SIDE, TRAIN_SIDE, centre_crop, face_for_test, to_input
 from src.lists import write_image_list
 
 _PERSON, _PICTURE, _PROTOCOL = 10, 11, 12
@@ -41,6 +41,12 @@ def draw_face(seed, person, picture):
     image = _blur(image, abs(rng.normal(0.0, 0.8)))
     image = image + rng.normal(0.0, rng.uniform(1, 8), image.shape)
     return np.clip(np.rint(image), 0, 255).astype(np.uint8)
+
+
+def faces_as_input(image_size, num_faces=8):
+    """Return faces of different people as network input, (num_faces, 1, image_size, image_size) float32."""
+    faces = [face_for_test(draw_face(1, person, 0), image_size) for person in range(num_faces)]
+    return to_input(np.stack(faces))
 
 
 def _grid(shift):
