@@ -90,7 +90,7 @@ def test_int8_is_close_and_smaller(trained, synthetic, tmp_path):
     facts, _ = exported(trained, tmp_path / 'int8', '--file_format', 'ONNX', '--batch_size', 'dynamic', '--int8',
                         '--dataset_path', synthetic)
     whole, _ = exported(trained, tmp_path / 'whole', '--file_format', 'ONNX')
-    assert 0.9 < facts['int8_smallest_cosine'] < 1 and facts['bytes'] < 0.4 * whole['bytes']
+    assert 0.8 < facts['int8_smallest_cosine'] < 1 and facts['bytes'] < 0.4 * whole['bytes']
     done = script('eval_lfw.py', '--resume', tmp_path / 'int8.onnx', '--dataset_path', synthetic, '--thresholds',
                   tmp_path / 't.json')
     assert done.returncode == 0 and 'for 16x16 faces, on ONNX Runtime' in done.stdout

@@ -2,12 +2,15 @@
 import json
 import os
 import shutil
+import subprocess
+import sys
 
 import cv2
 import numpy as np
 import pytest
 
-from conftest import TINY, script
+from conftest import PROJECT, TINY, script
+from src import checkpoint
 from src.config import get_config
 from src.dataset import FaceFolder, PackedFaces, TrainingBatches, open_faces
 from src.device import Device
@@ -131,6 +134,22 @@ def test_a_shard_cut_off_in_use_ends_the_run_with_its_name(packs, tmp_path):
     assert packed.face(0).shape == (144, 144)
     with pytest.raises(OSError, match='raw_0001.mindrecord: ends before face 20'):
         packed.face(20)
+
+
+def test_a_shard_that_fails_in_the_middle_of_an_epoch_leaves_a_checkpoint(packs, tmp_path):
+    """train.py as a process: its shards are cut off while it trains."""
+    file = copied(packs, tmp_path)
+    command = [sys.executable, '-u', PROJECT / 'train.py', *TINY, 'epochs=5000', 'log_steps=1', f'train_list={file}',
+               '--ckpt_path', tmp_path / 'ckpt']
+    with subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
+        for line in run.stdout:
+            if line.startswith('epoch: 1 step: 3,'):
+                for shard in json.loads(file.read_text())['shards']:
+                    os.truncate(tmp_path / shard['file'], 1000)
+                break
+        out, error = run.communicate(timeout=300)
+    assert run.returncode == 1 and error.count('error: ') == 1 and '.mindrecord' in error and 'Traceback' not in error
+    assert checkpoint.read_facts(checkpoint.newest(str(tmp_path / 'ckpt')))['step'] >= 3
 
 
 def test_finished_shards_are_kept_and_bad_images_counted(tmp_path):

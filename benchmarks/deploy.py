@@ -1,0 +1,122 @@
+"""One checkpoint through every way to run it: the same LFW and BLUFR numbers, and how fast each is, in one run.
+
+    pip install "onnx<1.20" onnxruntime
+    python benchmarks/deploy.py --ckpt_file ckpt --dataset_path faces
+
+Claim: MINDIR in MindSpore, MINDIR (IR 1) in the C++ program and ONNX give LFW and BLUFR numbers within 0.02 points of
+the checkpoint's; the C++ program is at least as fast as MindSpore's Python evaluation on the same cores. int8 is
+another network and may differ. images/s: all LFW faces, decoding included, in the C++ program reading instead. p50: the
+median call for one face.
+"""
+import argparse
+import os
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+PROJECT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(PROJECT))
+from src import device  # noqa: E402
+
+
+def latency(network, image_size, calls=30):
+    """Return the median milliseconds of a call for one face."""
+    from mindspore import Tensor
+
+    from src.synthetic import faces_as_input
+    face, times = Tensor(faces_as_input(image_size, 1)), []
+    for _ in range(calls + 3):
+        start = time.perf_counter()
+        network(face).asnumpy()
+        times.append(1e3 * (time.perf_counter() - start))
+    return statistics.median(times[3:])
+
+
+def in_python(network, paths, image_size):
+    """Return (features, images/s, p50 ms) of a network called from Python."""
+    from src.embedding import embed
+    embed(network, paths[:64], image_size)                       # compile
+    start = time.perf_counter()
+    features = embed(network, paths, image_size)
+    return features, len(paths) / (time.perf_counter() - start), latency(network, image_size)
+
+
+def in_cpp(mindir, cfg, image_size, work):
+    """Return (features in LFW's order, images/s, p50 ms) of the C++ program."""
+    from src import deploy
+    from src.evaluation import lfw_images
+    deploy.write_inputs(cfg, image_size, work / 'inputs')
+    program = subprocess.run(['bash', PROJECT / 'ascend310_infer' / 'build.sh'], stdout=subprocess.PIPE, text=True,
+                             check=True).stdout.splitlines()[-1]
+    command = [program, '--mindir_path', mindir, '--dataset_path', work / 'inputs', '--device_target', 'CPU',
+               '--result_path', work / 'result', '--time_path', work / 'time']
+    found = {}
+    for name, further in (('p50', ['--batch_size', '1', '--threads', '1']), ('all', ['--batch_size', '8'])):
+        subprocess.run([*command, *further], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        text = (work / 'time' / 'test_perform_static.txt').read_text()
+        found[name] = float(re.search(r'p50: ([\d.]+)' if name == 'p50' else r'([\d.]+) images/s', text)[1])
+    features = deploy.read_results(work / 'result', cfg)(lfw_images(cfg)[0])
+    return features, found['all'], found['p50']
+
+
+def main():
+    flags = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    flags.add_argument('--ckpt_file', required=True)
+    flags.add_argument('--dataset_path', required=True)
+    args = flags.parse_args()
+    device.set_up('CPU')
+    import mindspore as ms
+
+    from src import checkpoint, evaluation
+    from src.config import get_config
+    from src.images import find_images
+    from src.onnx_backend import OnnxNetwork
+    ckpt = checkpoint.newest(args.ckpt_file)
+    network, network_type, size = checkpoint.load_embedding(ckpt)
+    cfg = get_config(dataset_path=args.dataset_path)
+    names, _ = evaluation.lfw_images(cfg)
+    paths = find_images(cfg.root_path, names)
+    with tempfile.TemporaryDirectory() as folder:
+        work = Path(folder)
+
+        def written(file, *arguments):
+            name, suffix = os.path.splitext(file)
+            subprocess.run([sys.executable, PROJECT / 'export.py', '--ckpt_file', ckpt, '--file_name', work / name,
+                            '--dataset_path', args.dataset_path, '--file_format', suffix[1:].upper(), *arguments],
+                           check=True, stdout=subprocess.DEVNULL)
+            return str(work / file)
+
+        any_batch = ['--batch_size', 'dynamic']
+        files = {'MINDIR in MindSpore': written('new.mindir', *any_batch),
+                 'MINDIR (IR 1) in C++': written('old.mindir', '--ir', '1'),
+                 'ONNX Runtime': written('float.onnx', *any_batch),
+                 'ONNX Runtime, int8': written('int8.onnx', *any_batch, '--int8')}
+        rows = {'MindSpore, checkpoint': (*in_python(network, paths, size), 0)}
+        for label, file in files.items():
+            if label.endswith('C++'):
+                found = in_cpp(file, cfg, size, work)
+            else:
+                loaded = ms.nn.GraphCell(ms.load(file)) if file.endswith('.mindir') else OnnxNetwork(file)
+                found = in_python(loaded, paths, size)
+            rows[label] = (*found, os.path.getsize(file) / 2**20)
+    print(f"{network_type} for {size}x{size} faces, {len(paths)} LFW images, {os.cpu_count()} cores")
+    print(f"{'':22}{'images/s':>9}{'p50 ms':>8}{'MiB':>6}{'feature':>9}{'LFW':>8}{'BLUFR':>8}{'BLUFR':>7}")
+    print(f"{'':22}{'':>9}{'':>8}{'':>6}{'diff.':>9}{'EER':>8}{'VR':>8}{'DIR':>7}")
+    reference = rows['MindSpore, checkpoint'][0]
+    for label, (features, speed, p50, size_mib) in rows.items():
+        of = evaluation.in_order(features, names)
+        lfw = evaluation.score('lfw', cfg, of).numbers['eer100']
+        blufr = evaluation.score('blufr', cfg, of).numbers
+        difference = np.abs(features - reference).max()
+        print(f"{label:22}{speed:9.1f}{p50:8.2f}{size_mib or float('nan'):6.1f}{difference:9.1e}{lfw:8.3f}"
+              f"{blufr['vr']['mean_minus_std']:8.3f}{blufr['dir']['mean_minus_std']:7.3f}", flush=True)
+
+
+if __name__ == '__main__':
+    main()
