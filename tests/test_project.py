@@ -161,7 +161,8 @@ def test_readme_commands_run(tmp_path, synthetic):
         elif re.search(r'train\.py|train_standalone|train_distribute|quickstart\.sh', command):
             ranks = 8 if '_8p' in command else 2 if 'train_distribute' in command else 1
             command += ' ' + small.replace('batch_size=8', f'batch_size={8 // ranks}')
-        command = re.sub(r'(?<=\s)(scripts/|(?:train|eval_\w+|export)\.py|src/)(?=\S* |\S*$)', rf'{PROJECT}/\1', command)
+        ours = r'(?<=\s)(scripts/|(?:train|eval_\w+|export)\.py|src/)(?=\S* |\S*$)'
+        command = re.sub(ours, rf'{PROJECT}/\1', command)
         done = bash(command, tmp_path, START_SECONDS='300', QUICKSTART_DIR=str(quick), PYTHONPATH=str(PROJECT))
         assert done.returncode == 0, f'{command}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}'
     assert 'Synthetic faces' in (quick / 'report.html').read_text() and (quick / 'trained_lfw.json').exists()
