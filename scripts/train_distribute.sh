@@ -2,18 +2,17 @@
 # Train on several cards, in the foreground: train_distribute.sh HCCL_JSON DEVICE_NUM [arguments of train.py].
 #
 #   bash scripts/train_distribute.sh hccl.json 4 --dataset_path /data/ms1m
-#   DEVICE_TARGET=CPU bash scripts/train_distribute.sh 2 --dataset_path faces        # GPU and CPU: the file is optional
+#   DEVICE_TARGET=CPU bash scripts/train_distribute.sh 2 --dataset_path faces        # one host: the file is optional
 #
 # Logs: train_parallel/rank_N.log in the current folder. Run it on every host of the file.
 set -euo pipefail
-usage="usage: bash scripts/train_distribute.sh HCCL_JSON DEVICE_NUM [arguments of train.py]
-       DEVICE_TARGET=GPU|CPU bash scripts/train_distribute.sh [HCCL_JSON] DEVICE_NUM [arguments of train.py]"
+usage="usage: [DEVICE_TARGET=Ascend|GPU|CPU] bash scripts/train_distribute.sh [HCCL_JSON] DEVICE_NUM [arguments of train.py]"
 target=${DEVICE_TARGET:-Ascend}
 table=()
 if [[ $# -ge 2 && $2 =~ ^[0-9]+$ && ! $1 =~ ^[0-9]+$ ]]; then
     table=(--hccl_json "$(realpath -m "$1")")
     shift
-elif [[ $# -lt 1 || ! $1 =~ ^[0-9]+$ || $target == Ascend ]]; then
+elif [[ $# -lt 1 || ! $1 =~ ^[0-9]+$ ]]; then
     echo "$usage" >&2
     exit 2
 fi

@@ -242,7 +242,7 @@ def _embed(args, cfg, names):
     only_a_number = getattr(args, 'threshold_for', None) is not None
     say = partial(print, file=sys.stderr if only_a_number else sys.stdout, flush=True)
     network, what, image_size, ckpt = _network(args, cfg)
-    where = here.target if args.backend == 'mindspore' else 'ONNX Runtime'
+    where = getattr(network, 'runtime', here.target)
     say(f"{ckpt or 'untrained'}: {what} for {image_size}x{image_size} faces, on {where}")
 
     def embed_paths(some):
@@ -269,7 +269,6 @@ def _network(args, cfg):
     from src.lightcnn import initial_embedding
     if args.ckpt and args.ckpt.endswith('.onnx'):
         from src.onnx_backend import OnnxNetwork
-        args.backend = 'onnx'
         network = OnnxNetwork(args.ckpt)
         return network, 'ONNX', network.image_size, args.ckpt
     if args.untrained:

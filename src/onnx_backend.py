@@ -53,7 +53,12 @@ class Features:
 
 
 class OnnxNetwork:
-    """An ONNX file as a network: takes tensors or arrays (N, 1, S, S) float32, returns features (N, D)."""
+    """An ONNX file as a network: takes tensors or arrays (N, 1, S, S) float32, returns features (N, D).
+
+    Raises ValueError for a file that is no such network, or another number of images than it takes.
+    """
+
+    runtime = 'ONNX Runtime'
 
     def __init__(self, file):
         try:
@@ -71,11 +76,15 @@ class OnnxNetwork:
             reason = ' '.join(str(error).split())[:160]
             raise ValueError(f"{file}: ONNX Runtime cannot load it ({reason})") from None
         self.input = self.session.get_inputs()[0]
-
-    @property
-    def image_size(self):
-        return self.input.shape[-1]
+        batch, *face = self.input.shape
+        if len(face) != 3 or face[0] != 1 or face[1] != face[2] or not isinstance(face[1], int):
+            raise ValueError(f"{file}: takes {self.input.shape}, expected (N, 1, S, S); export.py writes such a file")
+        self.file, self.image_size = file, face[1]
+        self.batch_size = batch if isinstance(batch, int) else None          # None: any
 
     def __call__(self, images):
         array = images.asnumpy() if hasattr(images, 'asnumpy') else images
+        if self.batch_size not in (None, len(array)):
+            raise ValueError(f"{self.file}: takes {self.batch_size} images a call: --batch_size {self.batch_size}, or "
+                             "export it with --batch_size dynamic")
         return Features(self.session.run(None, {self.input.name: array})[0])

@@ -231,6 +231,11 @@ def same_as_eval(ckpt, data, mindir, folder):
 def test_the_310_script_scores_as_the_eval_scripts_do(trained, synthetic, mindir, tmp_path):
     same_as_eval(trained, synthetic, mindir, tmp_path)
     assert 'up to date' in run_310(tmp_path, mindir, synthetic, 0).stdout
+    done = script('postprocess.py', '--result_path', tmp_path / 'result_Files', '--mat_files_path',
+                  synthetic / 'mat_files', '--data_path', synthetic, '--out', tmp_path / 'out', '--report',
+                  tmp_path / 'report')
+    assert done.returncode == 0 and done.stdout.startswith((tmp_path / 'acc.log').read_text()), done.stderr
+    assert 'features.bin' in (tmp_path / 'report' / 'report.html').read_text()
 
 
 def test_all_real_faces_score_the_same(trained, real_faces, mindir, tmp_path):

@@ -95,6 +95,9 @@ def test_each_host_starts_its_own_part(tmp_path, monkeypatch):
     monkeypatch.setattr(hccl, 'check_visible', lambda *_: None)
     assert launch.plan(arguments) == [{'RANK_TABLE_FILE': file, 'RANK_ID': str(2 + i), 'RANK_SIZE': '4',
                                        'DEVICE_ID': str(i)} for i in range(2)]
+    alone, _ = launch.parse(['--device_num', '2', '--device_target', 'Ascend'])     # one host, no table: a cluster
+    assert [(e['MS_ROLE'], e.get('DEVICE_ID')) for e in launch.plan(alone)] == [
+        ('MS_SCHED', None), ('MS_WORKER', '0'), ('MS_WORKER', '1')]
     arguments.device_target = 'GPU'
     started = launch.plan(arguments)                                # the scheduler is on the host of rank 0
     assert [e['RANK_ID'] for e in started] == ['2', '3'] and started[0]['MS_SCHED_HOST'] == '10.0.0.1'

@@ -19,7 +19,7 @@ from test_convert import make_tsv
 
 ENTRY_SCRIPTS = {'train', 'eval_lfw', 'eval_blufr', 'export', 'preprocess', 'postprocess'}
 LEAVES = {'config', 'images', 'lists', 'lr_generator', 'metrics', 'synthetic', 'train_log', 'uncertainty', 'report',
-          'page', 'evaluation', 'hccl', 'launch'}        # need no MindSpore
+          'page', 'evaluation', 'hccl', 'launch', 'deploy', 'onnx_backend'}        # need no MindSpore
 ENV = {**os.environ, 'VIRTUAL_ENV': sys.prefix, 'PATH': f"{sys.prefix}/bin:{os.environ['PATH']}",
        'DEVICE_TARGET': 'CPU'}
 
