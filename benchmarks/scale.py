@@ -24,7 +24,9 @@ PROJECT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(PROJECT))
 NUM_CLASSES = 1000
 CONTENDERS = {'torch': 'PyTorch, 2 cores', 'torch1': 'PyTorch, 1 core', 'one': 'ours, 1 process, 1 core',
-              'both': 'ours, 1 process, 2 cores', 'two': 'ours, 2 processes, 1 core each'}
+              'both': 'ours, 1 process, 2 cores', 'two': 'ours, 2 processes, batch shared',
+              'twice': 'ours, 2 processes, batch each'}
+DISTRIBUTED = ('two', 'twice')
 
 
 def random_batch(batch_size, image_size):
@@ -43,20 +45,22 @@ def timed(step, num_steps):
     return (time.perf_counter() - start) / num_steps
 
 
-def run_mindspore(args, distributed):
+def run_mindspore(args):
+    """Return (seconds for args.batch_size images, rank)."""
     from src import device
-    here = device.set_up('CPU', run_distribute=distributed)
+    here = device.set_up('CPU', run_distribute=args.contender in DISTRIBUTED)
     from mindspore import Tensor
 
     from src.config import get_config
     from src.train_step import build_step
-    batch_size = args.batch_size // here.rank_size
+    batch_size = args.batch_size if args.contender == 'twice' else args.batch_size // here.rank_size
     cfg = get_config('lightcnn9_ms1m', [f'batch_size={batch_size}', f'num_classes={NUM_CLASSES}',
                                         f'image_size={args.image_size}'])
     step = build_step(cfg, here)
     images, labels = map(Tensor, random_batch(batch_size, args.image_size))
     mask, lr = Tensor(np.ones((batch_size, 256), np.float32)), Tensor(np.float32(1e-4))
-    return timed(lambda: step(images, labels, mask, lr)[0].asnumpy(), args.steps), here.rank
+    seconds = timed(lambda: step(images, labels, mask, lr)[0].asnumpy(), args.steps)
+    return seconds * args.batch_size / (batch_size * here.rank_size), here.rank
 
 
 def run_torch(args):
@@ -99,7 +103,7 @@ def worker(args):
     if args.contender.startswith('torch'):
         seconds, rank = run_torch(args)
     else:
-        seconds, rank = run_mindspore(args, distributed=args.contender == 'two')
+        seconds, rank = run_mindspore(args)
     if rank == 0:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2 ** 20
         print(json.dumps({'images_per_s': args.batch_size / seconds, 'peak_gib': peak}), flush=True)
@@ -110,14 +114,14 @@ def measure(name, args):
     own = [str(Path(__file__).resolve()), '--contender', name, '--batch_size', str(args.batch_size), '--image_size',
            str(args.image_size), '--steps', str(args.steps)]
     command = [sys.executable, *own]
-    if name == 'two':
+    if name in DISTRIBUTED:
         msrun = Path(sys.executable).parent / 'msrun'
         command = [str(msrun), '--worker_num=2', '--local_worker_num=2', '--join=True', '--master_port=8188',
                    f'--log_dir={args.log_dir}', *own]
     env = {**os.environ, 'GLOG_v': '3', 'PATH': f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     done = subprocess.run(command, capture_output=True, text=True, env=env)
     text = done.stdout
-    if name == 'two' and done.returncode == 0:
+    if name in DISTRIBUTED and done.returncode == 0:
         text = ''.join(p.read_text() for p in Path(args.log_dir).glob('worker_*.log'))
     lines = [line for line in text.splitlines() if line.startswith('{"images')]
     if done.returncode or not lines:

@@ -240,9 +240,13 @@ class Audit:
         labels = np.unique(self.labels[kept], return_inverse=True)[1] if kept else []
         return [self.names[row] for row in kept], labels
 
+    def people(self):
+        """Return `people_table` of the list."""
+        return people_table(self.labels, self.labels.max() + 1)
+
     def summary(self):
         """Return [(what, number)] about the list and every kind of finding."""
-        counts, _ = people_table(self.labels, self.labels.max() + 1)
+        counts, _ = self.people()
         rows = [('images', len(self.names)), ('people', int((counts > 0).sum())),
                 ('people without an image (label gaps)', int((counts == 0).sum())),
                 ('images of a person, smallest / median / largest',

@@ -278,8 +278,8 @@ def _network(args, cfg):
         ckpt = checkpoint.newest(args.ckpt)
         network, network_type, image_size = checkpoint.load_embedding(ckpt, asked)
     if args.backend == 'onnx':
-        from src.onnx_backend import converted
-        network = converted(network, image_size)
+        from src.export import as_onnx
+        network = as_onnx(network, image_size)
     return network, network_type, image_size, ckpt
 
 

@@ -7,6 +7,7 @@ NAME.mindir or NAME.onnx comes with NAME.json: input name, shape, dtype, scale, 
 import copy
 import json
 import os
+import tempfile
 
 import mindspore as ms
 import numpy as np
@@ -15,6 +16,7 @@ from mindspore.train.mind_ir_pb2 import ModelProto
 
 from src.lightcnn import EMBEDDING_SIZE, MFM, MaxAvgPool
 from src.lists import file_sha256, write_text
+from src.synthetic import faces_as_input
 
 SUFFIXES = {'MINDIR': '.mindir', 'ONNX': '.onnx', 'AIR': '.air'}
 INT8_COSINE = 0.8                # between a face's features before and after int8
@@ -216,6 +218,15 @@ def read_onnx(file, faces, batch_size):
     """Return the features of an ONNX file in ONNX Runtime."""
     from src.onnx_backend import OnnxNetwork
     return in_batches(OnnxNetwork(file), faces, batch_size)
+
+
+def as_onnx(network, image_size):
+    """Return an `Embedding` as a network in ONNX Runtime, for any batch size."""
+    from src.onnx_backend import OnnxNetwork
+    with tempfile.TemporaryDirectory() as folder:
+        name = os.path.join(folder, 'network')
+        export(network, image_size, name, 'ONNX', None, None, faces_as_input(image_size))
+        return OnnxNetwork(name + '.onnx')
 
 
 def write_air(network, example, dynamic, ir, file):

@@ -6,16 +6,6 @@ import os
 import tempfile
 
 
-def converted(network, image_size):
-    """Return a MindSpore embedding network as an `OnnxNetwork` for any batch size."""
-    from src.export import export
-    from src.synthetic import faces_as_input
-    with tempfile.TemporaryDirectory() as folder:
-        name = os.path.join(folder, 'network')
-        export(network, image_size, name, 'ONNX', None, None, faces_as_input(image_size))
-        return OnnxNetwork(name + '.onnx')
-
-
 def quantise(file, faces, batch_size):
     """Turn an ONNX file into int8 in place, by ONNX Runtime's static quantisation: one scale a channel.
 

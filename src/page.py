@@ -202,8 +202,7 @@ def _picture(root, name):
 
 def write_audit(file, audit):
     """Write the page of an `audit.Audit`: numbers, the long tail, and contact sheets."""
-    from src.audit import people_table
-    counts, classes = people_table(audit.labels, audit.labels.max() + 1)
+    counts, classes = audit.people()
     order = [label for label in np.argsort(counts, kind='stable') if counts[label]]
 
     def people(labels):
