@@ -32,19 +32,20 @@ def _mfm(x, bias, y, halves):
             y[n, c, p], halves[n, c, p] = _larger(a[p] + bias_a, b[p] + bias_b)
 
 
-@njit(parallel=True, cache=True, fastmath={'reassoc', 'nsz'})
+@njit(parallel=True, cache=True)
 def _mfm_grad(dy, halves, dx, dbias):
-    num_maps = dy.shape[1]
+    num_maps, num_pixels = dy.shape[1:]
     for c in prange(num_maps):
-        sum_a, sum_b = np.float32(0), np.float32(0)
+        sum_a, sum_b = np.zeros(num_pixels, np.float32), np.zeros(num_pixels, np.float32)
         for n in range(dy.shape[0]):
-            for p in range(dy.shape[2]):
-                grad_b = dy[n, c, p] * (np.float32(0.5) * halves[n, c, p])
-                grad_a = dy[n, c, p] - grad_b
-                dx[n, c, p], dx[n, c + num_maps, p] = grad_a, grad_b
-                sum_a += grad_a
-                sum_b += grad_b
-        dbias[c], dbias[c + num_maps] = sum_a, sum_b
+            grad_a, grad_b = dx[n, c], dx[n, c + num_maps]
+            for p in range(num_pixels):
+                grad_b[p] = dy[n, c, p] * (np.float32(0.5) * halves[n, c, p])
+                grad_a[p] = dy[n, c, p] - grad_b[p]
+            for p in range(num_pixels):                  # by pixel first: in a fixed order, and still many at a time
+                sum_a[p] += grad_a[p]
+                sum_b[p] += grad_b[p]
+        dbias[c], dbias[c + num_maps] = sum_a.sum(), sum_b.sum()
 
 
 @njit(parallel=True, cache=True)

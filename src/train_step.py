@@ -87,7 +87,7 @@ class TrainStep(nn.Cell):
             return 1.0
         power = 0.0
         for grad in grads:
-            power = power + (grad * grad).sum()
+            power = power + (grad * grad).reshape(grad.shape[0], -1).sum(1).sum()      # 3 times faster than one sum
         return ops.minimum(self.clip_norm / ops.sqrt(power), self.one)
 
     def apply(self, grads, lr):

@@ -1,7 +1,12 @@
 """The CPU's one-pass Max-Feature-Map against the plain operators: same numbers, same gradients."""
+import os
+import subprocess
+import sys
+
 import mindspore as ms
 import numpy as np
 import pytest
+from conftest import PROJECT
 from mindspore import nn, ops
 
 from src.config import get_config
@@ -80,3 +85,24 @@ def test_a_training_step_has_the_same_gradients():
         grads.append([g.asnumpy() for g in step(*batch)[1]])
     for plain, fused in zip(*grads):
         np.testing.assert_allclose(fused, plain, atol=1e-4 * np.abs(plain).max() + 1e-7)
+
+
+GRADIENTS = """
+import numpy as np
+from src.fused_mfm import mfm_grad, pooled_grad
+rng = np.random.default_rng(0)
+for grad, top in ((mfm_grad, 3), (pooled_grad, 12)):
+    dy = rng.standard_normal((7, 5, 9, 11)).astype(np.float32)
+    print(*(part.tobytes().hex() for part in grad(dy, rng.integers(0, top, dy.shape).astype(np.uint8))))
+"""
+
+
+def test_kernels_from_the_cache_give_the_same_bits(tmp_path):
+    """Sums that a compiler may reorder came out otherwise in the process that compiled them than in the next."""
+    printed = []
+    for _ in range(2):
+        done = subprocess.run([sys.executable, '-c', GRADIENTS], cwd=PROJECT, capture_output=True, text=True,
+                              env={**os.environ, 'NUMBA_CACHE_DIR': str(tmp_path), 'PYTHONPATH': str(PROJECT)})
+        assert done.returncode == 0, done.stderr
+        printed.append(done.stdout)
+    assert list(tmp_path.rglob('*.nbc')) and printed[0] == printed[1] != ''
