@@ -37,7 +37,7 @@ def main():
         scored[protocol] = evaluation.score(protocol, cfg, features_of)
         print(report.table(scored[protocol]))
         report.write_json(os.path.join(args.out, f'{protocol}.json'), scored[protocol].numbers)
-    label = deploy.FEATURES
+    label = os.path.join(args.result_path, deploy.FEATURES)
     report.write_thresholds(os.path.join(args.out, 'thresholds.json'), label, scored.values())
     if args.report:
         evaluation.write_report(args.report, {label: scored}, cfg)

@@ -26,7 +26,7 @@ fetch() {       # the wheel of MindSpore Lite -> $1, whole or not at all
         *) fail "MindSpore Lite has no wheel for $(uname -m); set LITE_HOME to an unpacked tarball" ;;
     esac
     mkdir -p "$cache"
-    temporary=$(mktemp -d "$cache/lite.XXXXXX")
+    temporary=$(mktemp -d -p "$cache")
     # the wheel is for Python 3.7, which is not needed: its C++ headers and libraries are
     "$python" -m pip download --quiet --disable-pip-version-check --no-deps --only-binary=:all: --python-version 3.7 \
         --implementation cp --platform "$platform" --dest "$temporary" "mindspore-lite==$version" >&2 ||

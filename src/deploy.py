@@ -12,7 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from src.dataset import prefetch
-from src.evaluation import IMAGES, in_order
+from src.evaluation import IMAGES, image_id, in_order
 from src.images import PREPROCESSING, face_for_test, find_images, read_grey, to_input
 from src.lists import read_json, whole_file, write_text
 
@@ -22,17 +22,12 @@ FEATURES = 'features.bin'
 MAX_HEAD = 4096
 
 
-def stem(name):
-    """Return the id of a listed image: its name without folder and extension."""
-    return os.path.splitext(os.path.basename(name))[0]
-
-
 def listed_images(cfg):
     """Return {id: name} of every image that LFW or BLUFR lists; ValueError if two of one list share an id."""
     found = {}
     for protocol, images in IMAGES.items():
         names, _ = images(cfg)
-        own = {stem(name): name for name in names}
+        own = {image_id(name): name for name in names}
         if len(own) != len(names):
             raise ValueError(f"{len(names) - len(own)} images of the {protocol} list share a name with another; "
                              "results are joined by it")
@@ -126,7 +121,8 @@ def read_results(result_dir, cfg):
     file = os.path.join(result_dir, FEATURES)
     ids, features = read_features(file)
     wanted = listed_images(cfg)
-    missing = [name for name in wanted if name not in set(ids)]
+    found = set(ids)
+    missing = [name for name in wanted if name not in found]
     extra = [name for name in ids if name not in wanted]
     for problem, names in (('missing', missing), ('not in the lists', extra)):
         if names:

@@ -220,16 +220,17 @@ def in_order(features, listed):
     def features_of(names):
         if names == listed:
             return features
-        row_of = {_stem(name): row for row, name in enumerate(listed)}
-        missing = [name for name in names if _stem(name) not in row_of]
+        row_of = {image_id(name): row for row, name in enumerate(listed)}
+        missing = [name for name in names if image_id(name) not in row_of]
         if missing:
             raise ValueError(f"{len(missing)} images of the other protocol are not in the list, such as {missing[0]}; "
                              "--report needs both")
-        return features[[row_of[_stem(name)] for name in names]]
+        return features[[row_of[image_id(name)] for name in names]]
     return features_of
 
 
-def _stem(name):
+def image_id(name):
+    """Return what joins the images of both protocols: a listed name without folder and extension."""
     return os.path.splitext(os.path.basename(name))[0]
 
 

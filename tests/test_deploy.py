@@ -11,7 +11,7 @@ import pytest
 from conftest import PROJECT, script
 from src import deploy
 from src.config import get_config
-from src.evaluation import lfw_images
+from src.evaluation import image_id, lfw_images
 from src.images import face_for_test, find_images, read_grey, to_input
 
 ENV = {**os.environ, 'VIRTUAL_ENV': sys.prefix, 'PATH': f"{sys.prefix}/bin:{os.environ['PATH']}",
@@ -73,7 +73,7 @@ def test_inputs_are_what_evaluation_feeds(synthetic, inputs):
     files = dict(line.split('\t') for line in lines[1:])
     for name, path in list(zip(names, find_images(cfg.root_path, names)))[::37]:
         expected = to_input(face_for_test(read_grey(path), 16)[None])
-        assert (inputs / files[deploy.stem(name)]).read_bytes() == expected.tobytes()
+        assert (inputs / files[image_id(name)]).read_bytes() == expected.tobytes()
 
 
 def test_inputs_are_made_again_only_when_they_must(synthetic, mindir, tmp_path):
@@ -94,7 +94,7 @@ def test_the_program_gives_the_checkpoints_features(sanitized, ckpt, synthetic, 
         done = infer(sanitized, mindir, inputs, tmp_path, *further)
         assert done.returncode == 0 and not done.stderr, done.stderr
         ids, features = deploy.read_features(str(tmp_path / 'result' / 'features.bin'))
-        rows = [ids.index(deploy.stem(name)) for name in names]
+        rows = [ids.index(image_id(name)) for name in names]
         assert np.abs(features[rows] - expected).max() < 1e-4 * np.abs(expected).max()
     one = np.fromfile(tmp_path / 'result' / f'{ids[7]}_0.bin', np.float32)
     assert np.array_equal(one, features[7])
@@ -178,7 +178,7 @@ def test_a_wrong_result_is_named(synthetic, tmp_path):
     good = np.random.default_rng(0).standard_normal((len(ids), 4)).astype(np.float32)
     result(tmp_path, ids, good)
     names, _ = lfw_images(cfg)
-    assert np.array_equal(deploy.read_results(str(tmp_path), cfg)(names)[5], good[ids.index(deploy.stem(names[5]))])
+    assert np.array_equal(deploy.read_results(str(tmp_path), cfg)(names)[5], good[ids.index(image_id(names[5]))])
     bad = good.copy()
     bad[3, 1] = np.nan
     for arguments, message in (

@@ -1,7 +1,6 @@
 #include "inc/options.h"
 
 #include <charconv>
-#include <cstring>
 #include <functional>
 #include <map>
 #include <thread>

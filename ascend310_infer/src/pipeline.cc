@@ -3,7 +3,6 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <atomic>
 #include <chrono>
 #include <cmath>
 #include <cstdio>
@@ -95,6 +94,17 @@ class Work {
   std::exception_ptr failure_;
 };
 
+// Have every model embed the first images as it embeds one alone; the reader and its batches are gone after that.
+void CheckAll(const std::vector<std::unique_ptr<Embedder>> &embedders, const Options &options,
+              const std::vector<Image> &images) {
+  Reader reader(options.dataset_path, images, embedders[0]->batch_size(), embedders[0]->image_floats(), 1);
+  Batch batch;
+  reader.Next(&batch);
+  for (const auto &embedder : embedders) {
+    embedder->Check(batch.data);
+  }
+}
+
 }  // namespace
 
 Outcome EmbedAll(const Options &options, const std::vector<Image> &images) {
@@ -105,12 +115,7 @@ Outcome EmbedAll(const Options &options, const std::vector<Image> &images) {
   for (size_t i = 0; i < num_workers; ++i) {
     embedders.push_back(std::make_unique<Embedder>(options));
   }
-  Reader first(options.dataset_path, images, embedders[0]->batch_size(), embedders[0]->image_floats(), 1);
-  Batch batch;
-  first.Next(&batch);
-  for (auto &embedder : embedders) {
-    embedder->Check(batch.data);
-  }
+  CheckAll(embedders, options, images);
   Work work(options, images, *embedders[0], num_workers);
   std::vector<std::thread> threads;
   for (auto &embedder : embedders) {
