@@ -22,6 +22,8 @@ import numpy as np
 
 PROJECT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(PROJECT))
+from src import launch  # noqa: E402
+
 NUM_CLASSES = 1000
 CONTENDERS = {'torch': 'PyTorch, 2 cores', 'torch1': 'PyTorch, 1 core', 'one': 'ours, 1 process, 1 core',
               'both': 'ours, 1 process, 2 cores', 'two': 'ours, 2 processes, batch shared',
@@ -98,6 +100,9 @@ def run_torch(args):
 
 def worker(args):
     """Run one contender in this process and print its figures as JSON."""
+    if args.contender in DISTRIBUTED and 'MS_ROLE' not in os.environ:
+        ranks = launch.cluster(2, [(0, 0), (1, 1)], '127.0.0.1')
+        sys.exit(launch.run(ranks, [sys.executable, *sys.argv], args.log_dir, launch.memory_for('CPU', 2, ranks)))
     cores = sorted(os.sched_getaffinity(0))[:1 if args.contender in ('torch1', 'one') else 2]
     os.sched_setaffinity(0, cores)
     if args.contender.startswith('torch'):
@@ -112,18 +117,9 @@ def worker(args):
 def measure(name, args):
     """Start a contender in fresh processes and return its figures."""
     own = [str(Path(__file__).resolve()), '--contender', name, '--batch_size', str(args.batch_size), '--image_size',
-           str(args.image_size), '--steps', str(args.steps)]
-    command = [sys.executable, *own]
-    if name in DISTRIBUTED:
-        msrun = Path(sys.executable).parent / 'msrun'
-        command = [str(msrun), '--worker_num=2', '--local_worker_num=2', '--join=True', '--master_port=8188',
-                   f'--log_dir={args.log_dir}', *own]
-    env = {**os.environ, 'GLOG_v': '3', 'PATH': f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    done = subprocess.run(command, capture_output=True, text=True, env=env)
-    text = done.stdout
-    if name in DISTRIBUTED and done.returncode == 0:
-        text = ''.join(p.read_text() for p in Path(args.log_dir).glob('worker_*.log'))
-    lines = [line for line in text.splitlines() if line.startswith('{"images')]
+           str(args.image_size), '--steps', str(args.steps), '--log_dir', args.log_dir]
+    done = subprocess.run([sys.executable, *own], capture_output=True, text=True, env={**os.environ, 'GLOG_v': '3'})
+    lines = [line for line in done.stdout.splitlines() if line.startswith('{"images')]
     if done.returncode or not lines:
         sys.exit(f"error: {CONTENDERS[name]} did not run: {(done.stderr or done.stdout)[-400:]}")
     return json.loads(lines[0])

@@ -8,6 +8,7 @@ from importlib import metadata
 from typing import NamedTuple
 
 TARGETS = ('Ascend', 'GPU', 'CPU')
+SHARED_MEMORY = 'LIGHTCNN_SHARED_MEMORY'        # a launcher's ranks find the number of an open file in it
 
 
 class Device(NamedTuple):

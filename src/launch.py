@@ -23,6 +23,7 @@ import time
 
 from src import cli, hccl
 from src.config import PROJECT_DIR, get_config
+from src.device import SHARED_MEMORY
 
 LOG_DIR = 'train_parallel'
 LAST_LINES = 20
@@ -95,17 +96,27 @@ def _free_port():
         return probe.getsockname()[1]
 
 
+def memory_for(device_target, device_num, environments):
+    """Return a file descriptor of memory that the ranks may share: on the CPU, if all of them are on this host."""
+    here = sum('RANK_ID' in environment for environment in environments)
+    return os.memfd_create('lightcnn') if device_target == 'CPU' and here == device_num > 1 else None
+
+
 class Rank:
     """One running process of this host and its log."""
 
-    def __init__(self, environment, command, log_dir):
+    def __init__(self, environment, command, log_dir, shared_memory=None):
         self.number = int(environment['RANK_ID']) if 'RANK_ID' in environment else None       # None: the scheduler
         self.name = 'scheduler' if self.number is None else f'rank {self.number}'
         self.log = os.path.join(log_dir, f"{self.name.replace(' ', '_')}.log")
         with open(self.log, 'wb') as log:
             shown = subprocess.PIPE if self.number == 0 else log
-            self.process = subprocess.Popen(command, env={**os.environ, **environment}, stdin=subprocess.DEVNULL,
-                                            stdout=shown, stderr=subprocess.STDOUT, start_new_session=True)
+            environment = {**os.environ, **environment}
+            if shared_memory is not None:
+                environment[SHARED_MEMORY] = str(shared_memory)
+            self.process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=shown,
+                                            stderr=subprocess.STDOUT, start_new_session=True,
+                                            pass_fds=() if shared_memory is None else (shared_memory,))
         self.tee = None
         if self.number == 0:
             self.tee = threading.Thread(target=self._copy, daemon=True)
@@ -139,15 +150,18 @@ def _on_signal(number, _):
     raise Stopped(number)
 
 
-def run(environments, command, log_dir=LOG_DIR):
-    """Run one process per environment to the end; return 0, or the code of the first that fails."""
+def run(environments, command, log_dir=LOG_DIR, shared_memory=None):
+    """Run one process per environment to the end; return 0, or the code of the first that fails.
+
+    shared_memory: a file descriptor that the processes inherit, see `src.host_mean`.
+    """
     os.makedirs(log_dir, exist_ok=True)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _on_signal)
     ranks = []
     try:
         for environment in environments:
-            ranks.append(Rank(environment, command, log_dir))
+            ranks.append(Rank(environment, command, log_dir, shared_memory))
         return _watch(ranks)
     except Stopped as stopped:
         return _leave(ranks, stopped.args[0])
@@ -204,7 +218,8 @@ def main():
     command = [sys.executable, '-u', str(PROJECT_DIR / 'train.py'), '--run_distribute', '--device_target',
                args.device_target, *further]
     print(f"{args.device_num} processes on {args.device_target}, logs in {os.path.abspath(LOG_DIR)}", flush=True)
-    sys.exit(run(environments, command))
+    memory = memory_for(args.device_target, args.device_num, environments)
+    sys.exit(run(environments, command, shared_memory=memory))
 
 
 if __name__ == '__main__':

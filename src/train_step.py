@@ -10,6 +10,7 @@ import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
 from src.dataset import prefetch
+from src.host_mean import host_mean
 from src.lightcnn import training_network
 
 
@@ -27,11 +28,11 @@ def parameter_group(name, cfg):
 class TrainStep(nn.Cell):
     """Forward, backward and SGD with momentum: (images, labels, mask, lr) -> (loss, top-1 hits, updated or not).
 
-    Gradients are averaged over `rank_size` processes. With a loss scaler, a step whose gradients are not finite
-    changes no weight and lowers the scale.
+    Gradients are averaged over `rank_size` processes, in shared memory where the launcher gave some. With a loss
+    scaler, a step whose gradients are not finite changes no weight and lowers the scale.
     """
 
-    def __init__(self, network, cfg, rank_size=1, loss_scaler=None):
+    def __init__(self, network, cfg, rank=0, rank_size=1, loss_scaler=None):
         super().__init__(auto_prefix=False)
         self.network = network
         self.weights = ParameterTuple(network.trainable_params())
@@ -43,6 +44,7 @@ class TrainStep(nn.Cell):
         self.update = ops.ApplyMomentum()
         self.rank_size = rank_size
         self.sum = ops.AllReduce() if rank_size > 1 else None
+        self.host_mean = host_mean(rank, rank_size, [w.shape for w in self.weights])
         self.scaler = loss_scaler
         self.clip_norm, self.one = cfg.clip_norm, Tensor(1.0, ms.float32)
         self.value_and_grad = ms.value_and_grad(self.forward, None, self.weights, has_aux=True)
@@ -56,8 +58,7 @@ class TrainStep(nn.Cell):
     def construct(self, images, labels, mask, lr):
         (loss, hits), grads = self.value_and_grad(images, labels, mask)
         if self.rank_size > 1:
-            grads = self.averaged(grads)
-            loss, hits = self.sum(loss) / self.rank_size, self.sum(hits)
+            loss, hits, grads = self.averaged(loss, hits, grads)
         finite = Tensor(True)
         if self.scaler is not None:
             loss = self.scaler.unscale(loss)
@@ -70,7 +71,15 @@ class TrainStep(nn.Cell):
             loss = ops.depend(loss, self.apply(grads, lr))
         return loss, hits, finite
 
-    def averaged(self, grads):
+    def averaged(self, loss, hits, grads):
+        """Return mean loss, all hits and mean gradients of all ranks."""
+        if self.host_mean is not None:
+            loss = self.sum(ops.depend(loss, self.host_mean.write(*grads)))         # waits until all have written
+            grads = self.host_mean.mean(loss)
+            return loss / self.rank_size, self.sum(ops.depend(hits, grads)), grads  # until all have read
+        return self.sum(loss) / self.rank_size, self.sum(hits), self.all_reduced(grads)
+
+    def all_reduced(self, grads):
         """Return the mean over ranks: all gradients in one call, since each call costs its own round trip."""
         flat = ()
         for grad in grads:
@@ -107,7 +116,7 @@ def build_step(cfg, device):
     if device.target != 'CPU':
         network = ms.amp.auto_mixed_precision(network, 'O2')
         scaler = ms.amp.DynamicLossScaler(scale_value=2.0 ** 16, scale_factor=2, scale_window=2000)
-    step = TrainStep(network, cfg, device.rank_size, scaler)
+    step = TrainStep(network, cfg, device.rank, device.rank_size, scaler)
     step.set_train()
     return step
 

@@ -63,7 +63,7 @@ def test_loss_scaling_changes_nothing_but_skips_bad_steps(cfg):
     """The mixed-precision step with its scaler, run in fp32: same weights; an overflow updates none of them."""
     plain = TrainStep(training_network(cfg), cfg)
     scaler = ms.amp.DynamicLossScaler(scale_value=2.0 ** 10, scale_factor=2, scale_window=1000)
-    scaled = TrainStep(training_network(cfg), cfg, 1, scaler)
+    scaled = TrainStep(training_network(cfg), cfg, loss_scaler=scaler)
     lr = ms.Tensor(np.float32(0.01))
     loss, _, _ = plain(*batch(cfg), lr)
     scaled_loss, _, updated = scaled(*batch(cfg), lr)

@@ -69,22 +69,23 @@ def test_bad_input_is_one_line(synthetic, tmp_path, arguments, code, message):
 
 
 def test_two_processes_follow_one(synthetic, tmp_path):
-    """Data parallel under msrun: 2 x batch 4 gives the weights of 1 x batch 8, within float error."""
-    small = [*TINY, 'epochs=1', '--eval_every', '1']
-    one = script('train.py', *small, '--dataset_path', synthetic, '--ckpt_path', tmp_path / 'one')
+    """2 x batch 4 gives the weights of 1 x batch 8, within float error: by msrun's sockets and by shared memory."""
+    small = [*TINY, 'epochs=1', '--dataset_path', str(synthetic), '--eval_every', '1']
+    one = script('train.py', *small, '--ckpt_path', tmp_path / 'one')
     assert one.returncode == 0, one.stderr
-    msrun = f'{sys.prefix}/bin/msrun'
-    two = subprocess.run([msrun, '--worker_num=2', '--local_worker_num=2', '--master_port=8177', '--join=True',
-                          f'--log_dir={tmp_path}/logs', str(PROJECT / 'train.py'), '--run_distribute', *small,
-                          '--set', 'batch_size=4', '--dataset_path', str(synthetic), '--ckpt_path',
-                          str(tmp_path / 'two')],
-                         capture_output=True, text=True, timeout=300,
-                         env={**os.environ, 'PATH': f"{sys.prefix}/bin:{os.environ['PATH']}"})
-    assert two.returncode == 0, two.stdout + two.stderr
-    a, b = (weights_of(tmp_path / d / 'lightcnn-1_6.ckpt') for d in ('one', 'two'))
-    assert all(np.allclose(a[n], b[n], atol=1e-5) for n in a)
-    scores = [read_log(str(tmp_path / d / 'train_log.jsonl'))[-1]['eer100'] for d in ('one', 'two')]
-    assert scores[0] == pytest.approx(scores[1], abs=0.2)
+    bins = f'{sys.prefix}/bin'
+    launchers = {'sockets': [f'{bins}/msrun', '--worker_num=2', '--local_worker_num=2', '--master_port=8177',
+                             '--join=True', f'--log_dir={tmp_path}/logs', f'{PROJECT}/train.py', '--run_distribute'],
+                 'shared': [sys.executable, '-m', 'src.launch', '--device_num', '2', '--device_target', 'CPU', '--']}
+    for name, launcher in launchers.items():
+        two = subprocess.run([*launcher, *small, '--set', 'batch_size=4', '--ckpt_path', str(tmp_path / name)],
+                             capture_output=True, text=True, timeout=300, cwd=tmp_path,
+                             env={**os.environ, 'PATH': f"{bins}:{os.environ['PATH']}", 'PYTHONPATH': str(PROJECT)})
+        assert two.returncode == 0, two.stdout + two.stderr
+    a, b, c = (weights_of(tmp_path / d / 'lightcnn-1_6.ckpt') for d in ('one', *launchers))
+    assert all(np.allclose(a[n], b[n], atol=1e-5) and np.array_equal(b[n], c[n]) for n in a)
+    scores = [read_log(str(tmp_path / d / 'train_log.jsonl'))[-1]['eer100'] for d in ('one', *launchers)]
+    assert scores[0] == pytest.approx(scores[1], abs=0.2) and scores[1] == scores[2]
 
 
 def test_endless_overflows_end_the_run(cfg, monkeypatch, tmp_path):
