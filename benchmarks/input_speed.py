@@ -69,16 +69,14 @@ def images_per_second(batches, seconds, warm_up):
 
 def training_loss(cfg, steps):
     """Return seconds a training step on ready batches and through the loop that train.py runs, in turn, medians."""
-    from mindspore import Tensor
-
     from src import device
     from src.train_step import build_step, step_outputs
     step = build_step(cfg, device.set_up('CPU'))
     batches = TrainingBatches(open_faces(cfg), cfg)
-    ready = [Tensor(array) for array in batches[0]] + [Tensor(np.float32(1e-4))]
+    ready = *batches[0], np.float32(1e-4)
     loop, seconds = step_outputs(step, batches, lambda _: 1e-4, range(10**6), cfg), ([], [])
     for i in range(steps + 1):
-        for times, run in zip(seconds, (lambda: step(*ready)[0].asnumpy(), lambda: next(loop))):
+        for times, run in zip(seconds, (lambda: step.run(*ready)[0].asnumpy(), lambda: next(loop))):
             start = time.perf_counter()
             run()
             if i:

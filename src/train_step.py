@@ -1,6 +1,7 @@
 """One training step as a Cell: forward, backward, averaged gradients, SGD; and the loop over steps and batches.
 
     step = build_step(cfg, device)
+    loss, hits, updated = step.run(images, labels, mask, lr)                  # arrays
     for done, loss, hits, updated in step_outputs(step, batches, rate, range(first, last), cfg): ...
 """
 import math
@@ -13,6 +14,7 @@ from src.dataset import prefetch
 from src.host_mean import host_mean
 from src.lightcnn import training_network
 
+PART = 32                        # images that go through the network at once on the CPU
 
 def parameter_group(name, cfg):
     """Return (learning-rate multiple, weight decay) of a parameter: the four groups of the published recipe."""
@@ -57,6 +59,14 @@ class TrainStep(nn.Cell):
 
     def construct(self, images, labels, mask, lr):
         (loss, hits), grads = self.value_and_grad(images, labels, mask)
+        return self.finish(loss, hits, grads, lr)
+
+    def run(self, images, labels, mask, lr):
+        """Take one step with arrays; return (loss, hits, updated) as tensors."""
+        return self(Tensor(images), Tensor(labels), Tensor(mask), Tensor(lr))
+
+    def finish(self, loss, hits, grads, lr):
+        """Average over ranks, update the weights, return what a step returns."""
         if self.rank_size > 1:
             loss, hits, grads = self.averaged(loss, hits, grads)
         finite = Tensor(True)
@@ -109,14 +119,58 @@ class TrainStep(nn.Cell):
         return done
 
 
+class AddGradients(nn.Cell):
+    """A part of a batch: (images, labels, mask) -> (loss, top-1 hits); its gradients are added to `sums`."""
+
+    def __init__(self, value_and_grad, sums):
+        super().__init__(auto_prefix=False)
+        self.value_and_grad, self.sums, self.add = value_and_grad, sums, ops.AssignAdd()
+
+    def construct(self, images, labels, mask):
+        (loss, hits), grads = self.value_and_grad(images, labels, mask)
+        done = True
+        for i in range(len(self.sums)):
+            done = ops.depend(done, self.add(self.sums[i], grads[i]))
+        return ops.depend(loss, done), hits
+
+
+class SplitStep(TrainStep):
+    """A `TrainStep` that takes its batch in equal parts of at most `PART`: a large batch needs a part's memory."""
+
+    def __init__(self, network, cfg, rank=0, rank_size=1, loss_scaler=None):
+        super().__init__(network, cfg, rank, rank_size, loss_scaler)
+        self.num_parts = next(n for n in range(1, cfg.batch_size + 1)
+                              if cfg.batch_size % n == 0 and cfg.batch_size // n <= PART)
+        self.sums = ParameterTuple([Parameter(Tensor(np.zeros(w.shape, np.float32)), name=f'sums.{w.name}')
+                                    for w in self.weights])
+        self.add_gradients = AddGradients(self.value_and_grad, self.sums)
+
+    def run(self, images, labels, mask, lr):
+        total_loss = total_hits = 0.0
+        for part in zip(*(np.split(array, self.num_parts) for array in (images, labels, mask))):
+            loss, hits = (float(x.asnumpy()) for x in self.add_gradients(*map(Tensor, part)))
+            total_loss, total_hits = total_loss + loss, total_hits + hits
+        return self(Tensor(np.float32(total_loss / self.num_parts)), Tensor(np.float32(total_hits)), Tensor(lr))
+
+    def construct(self, loss, hits, lr):
+        grads = ()
+        for total in self.sums:
+            grads = grads + (total / self.num_parts,)
+        outputs = self.finish(loss, hits, grads, lr)
+        for total in self.sums:
+            ops.assign(total, ops.zeros_like(total))
+        return outputs
+
+
 def build_step(cfg, device):
-    """Return the `TrainStep` of a run: fp32 on the CPU, mixed precision with a dynamic loss scale elsewhere."""
+    """Return the step of a run: fp32 on the CPU, large batches in parts; elsewhere mixed precision, dynamic scale."""
     ms.set_seed(cfg.seed)
     network, scaler = training_network(cfg, fused=device.target == 'CPU'), None
     if device.target != 'CPU':
         network = ms.amp.auto_mixed_precision(network, 'O2')
         scaler = ms.amp.DynamicLossScaler(scale_value=2.0 ** 16, scale_factor=2, scale_window=2000)
-    step = TrainStep(network, cfg, device.rank, device.rank_size, scaler)
+    kind = SplitStep if device.target == 'CPU' and cfg.batch_size > PART else TrainStep
+    step = kind(network, cfg, device.rank, device.rank_size, scaler)
     step.set_train()
     return step
 
@@ -134,7 +188,7 @@ def step_outputs(step, batches, rate, steps, cfg):
         yield from _sunk_outputs(step, get, steps, batches, cfg)
         return
     for k, batch in zip(steps, prefetch(get, steps, cfg.num_workers)):
-        yield k + 1, *(float(x.asnumpy()) for x in step(*(Tensor(array) for array in batch)))
+        yield k + 1, *(float(x.asnumpy()) for x in step.run(*batch))
 
 
 def _sunk_outputs(step, get, steps, batches, cfg):

@@ -7,7 +7,7 @@ from src import guards, train_step
 from src.config import get_config
 from src.device import Device
 from src.lightcnn import training_network
-from src.train_step import TrainStep, parameter_group, step_outputs
+from src.train_step import SplitStep, TrainStep, parameter_group, step_outputs
 
 
 def batch(cfg, seed=0):
@@ -84,6 +84,30 @@ def test_other_devices_train_in_mixed_precision(cfg, monkeypatch):
     monkeypatch.setattr(train_step.ms.amp, 'auto_mixed_precision', lambda net, level: levels.append(level) or net)
     assert train_step.build_step(cfg, Device('Ascend', 0, 0, 1)).scaler is not None and levels == ['O2']
     assert train_step.build_step(cfg, Device('CPU', 0, 0, 1)).scaler is None and levels == ['O2']
+
+
+def test_parts_of_a_batch_make_the_same_step(cfg, monkeypatch):
+    """Two steps of 12 images in three parts, with clipped gradients: the weights of the whole, within float error."""
+    monkeypatch.setattr(train_step, 'PART', 5)
+    cfg.batch_size, cfg.clip_norm = 12, 0.5
+    rng = np.random.default_rng(0)
+    split, whole = SplitStep(training_network(cfg), cfg), TrainStep(training_network(cfg), cfg)
+    assert split.num_parts == 3
+    for _ in range(2):
+        images, mask = rng.random((12, 1, 16, 16), np.float32), rng.random((12, 256), np.float32)
+        arrays = images, rng.integers(0, 6, 12).astype(np.int32), mask, np.float32(0.02)
+        found, expected = ([float(x.asnumpy()) for x in step.run(*arrays)] for step in (split, whole))
+        assert found == pytest.approx(expected, rel=1e-5)
+    for ours, other in zip((*split.weights, *split.moments), (*whole.weights, *whole.moments)):
+        np.testing.assert_allclose(ours.asnumpy(), other.asnumpy(), rtol=1e-3, atol=1e-6, err_msg=ours.name)
+
+
+def test_only_the_cpu_takes_large_batches_in_parts(cfg):
+    kinds = []
+    for target, batch_size in (('CPU', 32), ('CPU', 33), ('Ascend', 64)):
+        cfg.batch_size = batch_size
+        kinds.append(type(train_step.build_step(cfg, Device(target, 0, 0, 1))))
+    assert kinds == [TrainStep, SplitStep, TrainStep]
 
 
 @pytest.mark.parametrize('name', ['LightCNN_29Layers', 'LightCNN_29Layers_v2'])
