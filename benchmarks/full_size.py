@@ -4,9 +4,9 @@
 
 Claim: one rank is ready for its first step within 15 s and 1.5 GB of reading a list of 5,049,824 lines, and a step's
 memory stays near the sum of its parts. The list is as long as the real one; only the faces that the first steps draw
-exist, and the verdict that all images are readable is written beforehand, as any second start finds it. PARTS counts
-what a step must hold: weights, momentum and gradients of 25.8 million parameters, logits and their gradient, and the
-maps that the backward pass needs.
+exist, and the verdict that all images are readable is written beforehand, as any second start finds it. The parts of a
+step: weights, momentum, gradients and their sum, of 25.8 million parameters each; and for as many images as go through
+the network at once, logits, their gradient, and the maps that the backward pass needs.
 """
 import argparse
 import os
@@ -25,6 +25,7 @@ sys.path.insert(0, str(PROJECT))
 from src import dataset, device, synthetic  # noqa: E402
 from src.config import get_config  # noqa: E402
 from src.lists import write_image_list  # noqa: E402
+from src.train_step import PART  # noqa: E402
 
 NUM_LINES, NUM_PEOPLE = 5_049_824, 79_077
 
@@ -60,14 +61,15 @@ def memory(pid):
 
 
 def parts(cfg):
-    """Return GiB of what a training step of LightCNN-9 must hold at one time."""
+    """Return GiB of what a training step of LightCNN-9 must hold at one time, with a batch that goes in parts."""
     weights = 25_803_653
-    logits = cfg.batch_size * cfg.num_classes
+    images = min(cfg.batch_size, PART)
+    logits = images * cfg.num_classes
     maps = 0
     for size, channels in ((128, (96,)), (64, (96, 192)), (32, (192, 384)), (16, (384, 256, 256, 256))):
         maps += sum(channel / 2 * 1.25 for channel in channels) * size ** 2         # half of them, and which half
     largest = 2 * 96 * 128 ** 2                                        # of the first layer, and its gradient
-    return 4 * (3 * weights + 2 * logits + cfg.batch_size * (maps + largest)) / 2**30
+    return 4 * (4 * weights + 2 * logits + images * (maps + largest)) / 2**30
 
 
 def main():

@@ -9,6 +9,7 @@ import math
 import mindspore as ms
 import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
+from mindspore.common.initializer import initializer
 
 from src.dataset import prefetch
 from src.host_mean import host_mean
@@ -38,8 +39,7 @@ class TrainStep(nn.Cell):
         super().__init__(auto_prefix=False)
         self.network = network
         self.weights = ParameterTuple(network.trainable_params())
-        self.moments = ParameterTuple([Parameter(Tensor(np.zeros(w.shape, np.float32)), name=f'moments.{w.name}')
-                                       for w in self.weights])
+        self.moments = self.zeros('moments')
         groups = [parameter_group(w.name, cfg) for w in self.weights]
         self.lr_mults, self.decays = [g[0] for g in groups], [g[1] for g in groups]
         self.momentum = Tensor(cfg.momentum, ms.float32)
@@ -50,6 +50,11 @@ class TrainStep(nn.Cell):
         self.scaler = loss_scaler
         self.clip_norm, self.one = cfg.clip_norm, Tensor(1.0, ms.float32)
         self.value_and_grad = ms.value_and_grad(self.forward, None, self.weights, has_aux=True)
+
+    def zeros(self, prefix):
+        """Return a parameter of zeros for every weight; its memory is not touched before it is used."""
+        return ParameterTuple([Parameter(initializer('zeros', w.shape), name=f'{prefix}.{w.name}')
+                               for w in self.weights])
 
     def forward(self, images, labels, mask):
         loss, hits = self.network(images, labels, mask)
@@ -141,24 +146,24 @@ class SplitStep(TrainStep):
         super().__init__(network, cfg, rank, rank_size, loss_scaler)
         self.num_parts = next(n for n in range(1, cfg.batch_size + 1)
                               if cfg.batch_size % n == 0 and cfg.batch_size // n <= PART)
-        self.sums = ParameterTuple([Parameter(Tensor(np.zeros(w.shape, np.float32)), name=f'sums.{w.name}')
-                                    for w in self.weights])
+        self.sums = self.zeros('sums')
         self.add_gradients = AddGradients(self.value_and_grad, self.sums)
+
+    def forward(self, images, labels, mask):
+        loss, hits = self.network(images, labels, mask)
+        return loss / self.num_parts, hits
 
     def run(self, images, labels, mask, lr):
         total_loss = total_hits = 0.0
         for part in zip(*(np.split(array, self.num_parts) for array in (images, labels, mask))):
             loss, hits = (float(x.asnumpy()) for x in self.add_gradients(*map(Tensor, part)))
             total_loss, total_hits = total_loss + loss, total_hits + hits
-        return self(Tensor(np.float32(total_loss / self.num_parts)), Tensor(np.float32(total_hits)), Tensor(lr))
+        return self(Tensor(np.float32(total_loss)), Tensor(np.float32(total_hits)), Tensor(lr))
 
     def construct(self, loss, hits, lr):
-        grads = ()
+        outputs = self.finish(loss, hits, self.sums, lr)
         for total in self.sums:
-            grads = grads + (total / self.num_parts,)
-        outputs = self.finish(loss, hits, grads, lr)
-        for total in self.sums:
-            ops.assign(total, ops.zeros_like(total))
+            ops.assign_sub(total, total)
         return outputs
 
 
