@@ -17,6 +17,13 @@ from src.lightcnn import training_network
 
 PART = 32                        # images that go through the network at once on the CPU
 
+
+def num_parts(batch_size):
+    """Return the number of equal parts, of PART images or not much fewer, that a batch has; 1 if there are none."""
+    fitting = (n for n in range(1, batch_size + 1) if batch_size % n == 0 and PART < 2 * batch_size // n <= 2 * PART)
+    return next(fitting, 1)
+
+
 def parameter_group(name, cfg):
     """Return (learning-rate multiple, weight decay) of a parameter: the four groups of the published recipe."""
     if name == 'classifier.fc2_weight':
@@ -140,12 +147,11 @@ class AddGradients(nn.Cell):
 
 
 class SplitStep(TrainStep):
-    """A `TrainStep` that takes its batch in equal parts of at most `PART`: a large batch needs a part's memory."""
+    """A `TrainStep` that takes its batch in `num_parts`, one after the other: a large batch needs a part's memory."""
 
     def __init__(self, network, cfg, rank=0, rank_size=1, loss_scaler=None):
         super().__init__(network, cfg, rank, rank_size, loss_scaler)
-        self.num_parts = next(n for n in range(1, cfg.batch_size + 1)
-                              if cfg.batch_size % n == 0 and cfg.batch_size // n <= PART)
+        self.num_parts = num_parts(cfg.batch_size)
         self.sums = self.zeros('sums')
         self.add_gradients = AddGradients(self.value_and_grad, self.sums)
 
@@ -163,7 +169,7 @@ class SplitStep(TrainStep):
     def construct(self, loss, hits, lr):
         outputs = self.finish(loss, hits, self.sums, lr)
         for total in self.sums:
-            ops.assign_sub(total, total)
+            ops.assign_sub(total, total)             # zero again, without the memory of zeros
         return outputs
 
 
@@ -174,7 +180,7 @@ def build_step(cfg, device):
     if device.target != 'CPU':
         network = ms.amp.auto_mixed_precision(network, 'O2')
         scaler = ms.amp.DynamicLossScaler(scale_value=2.0 ** 16, scale_factor=2, scale_window=2000)
-    kind = SplitStep if device.target == 'CPU' and cfg.batch_size > PART else TrainStep
+    kind = SplitStep if device.target == 'CPU' and num_parts(cfg.batch_size) > 1 else TrainStep
     step = kind(network, cfg, device.rank, device.rank_size, scaler)
     step.set_train()
     return step

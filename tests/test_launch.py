@@ -106,6 +106,14 @@ def test_each_host_starts_its_own_part(tmp_path, monkeypatch):
         launch.plan(arguments)
 
 
+def test_memory_is_shared_by_cpu_ranks_of_one_host():
+    ranks = launch.cluster(2, [(0, 0), (1, 1)], '127.0.0.1')
+    memory = launch.memory_for('CPU', 2, ranks)
+    os.close(memory)
+    others = ('GPU', 2, ranks), ('Ascend', 2, ranks), ('CPU', 4, ranks), ('CPU', 1, launch.cluster(1, [(0, 0)], 'a'))
+    assert [launch.memory_for(*other) for other in others] == [None] * 4
+
+
 def test_hccl_json_is_written_from_the_cards(tmp_path):
     (tmp_path / 'hccn.conf').write_text('address_0=192.168.100.101\nnetmask_0=255.255.255.0\n'
                                         'address_1=192.168.101.101\n')

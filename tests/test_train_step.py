@@ -103,8 +103,9 @@ def test_parts_of_a_batch_make_the_same_step(cfg, monkeypatch):
 
 
 def test_only_the_cpu_takes_large_batches_in_parts(cfg):
+    assert [train_step.num_parts(n) for n in (1, 8, 32, 33, 36, 64, 67, 96, 100, 128)] == [1, 1, 1, 1, 2, 2, 1, 3, 4, 4]
     kinds = []
-    for target, batch_size in (('CPU', 32), ('CPU', 33), ('Ascend', 64)):
+    for target, batch_size in (('CPU', 32), ('CPU', 36), ('Ascend', 64)):
         cfg.batch_size = batch_size
         kinds.append(type(train_step.build_step(cfg, Device(target, 0, 0, 1))))
     assert kinds == [TrainStep, SplitStep, TrainStep]
