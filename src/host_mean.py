@@ -27,6 +27,12 @@ def host_mean(rank, rank_size, shapes):
     return HostMean(parts.reshape(rank_size, -1), rank, shapes)
 
 
+def _views(floats, shapes):
+    """Return the consecutive pieces of `floats`, as a tuple of arrays of these shapes that share its memory."""
+    pieces = np.split(floats, np.cumsum([int(np.prod(shape)) for shape in shapes])[:-1])
+    return tuple(piece.reshape(shape) for piece, shape in zip(pieces, shapes))
+
+
 class HostMean(nn.Cell):
     """`write` this rank's gradients; once all ranks have, `mean` returns the means. The caller keeps them in step.
 
@@ -35,12 +41,12 @@ class HostMean(nn.Cell):
 
     def __init__(self, parts, rank, shapes):
         super().__init__()
-        ends = np.cumsum([int(np.prod(shape)) for shape in shapes])
         total = np.empty(parts.shape[1], np.float32)
+        own, means = _views(parts[rank], shapes), _views(total, shapes)
 
         def write(*grads):
-            for end, grad in zip(ends, grads):
-                parts[rank, end - grad.size:end] = grad.reshape(-1)
+            for view, grad in zip(own, grads):
+                view[:] = grad
             return np.zeros(1, np.float32)
 
         def mean(_):
@@ -48,7 +54,7 @@ class HostMean(nn.Cell):
             for part in parts[2:]:
                 np.add(total, part, out=total)
             np.multiply(total, np.float32(1 / len(parts)), out=total)
-            return tuple(total[end - int(np.prod(shape)):end].reshape(shape) for end, shape in zip(ends, shapes))
+            return means
 
         # MindSpore counts a function's parameters to know its inputs
         write.__signature__ = inspect.Signature([inspect.Parameter(f'grad{i}', inspect.Parameter.POSITIONAL_ONLY)

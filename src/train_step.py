@@ -149,8 +149,8 @@ class AddGradients(nn.Cell):
 class SplitStep(TrainStep):
     """A `TrainStep` that takes its batch in `num_parts`, one after the other: a large batch needs a part's memory."""
 
-    def __init__(self, network, cfg, rank=0, rank_size=1, loss_scaler=None):
-        super().__init__(network, cfg, rank, rank_size, loss_scaler)
+    def __init__(self, network, cfg, rank=0, rank_size=1):
+        super().__init__(network, cfg, rank, rank_size)
         self.num_parts = num_parts(cfg.batch_size)
         self.sums = self.zeros('sums')
         self.add_gradients = AddGradients(self.value_and_grad, self.sums)
@@ -176,12 +176,14 @@ class SplitStep(TrainStep):
 def build_step(cfg, device):
     """Return the step of a run: fp32 on the CPU, large batches in parts; elsewhere mixed precision, dynamic scale."""
     ms.set_seed(cfg.seed)
-    network, scaler = training_network(cfg, fused=device.target == 'CPU'), None
-    if device.target != 'CPU':
+    network = training_network(cfg, fused=device.target == 'CPU')
+    if device.target == 'CPU':
+        kind = SplitStep if num_parts(cfg.batch_size) > 1 else TrainStep
+        step = kind(network, cfg, device.rank, device.rank_size)
+    else:
         network = ms.amp.auto_mixed_precision(network, 'O2')
         scaler = ms.amp.DynamicLossScaler(scale_value=2.0 ** 16, scale_factor=2, scale_window=2000)
-    kind = SplitStep if device.target == 'CPU' and num_parts(cfg.batch_size) > 1 else TrainStep
-    step = kind(network, cfg, device.rank, device.rank_size, scaler)
+        step = TrainStep(network, cfg, device.rank, device.rank_size, scaler)
     step.set_train()
     return step
 
