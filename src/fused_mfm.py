@@ -1,178 +1,234 @@
-"""Max-Feature-Map with its bias and, where one follows, 2x2 max pooling: one pass over memory instead of four.
+"""A convolution with its bias, Max-Feature-Map and, where one follows, 2x2 max pooling, in one custom operator.
 
-    features, _ = FusedMFM(pool=True)(x, bias)          # (N, 2C, H, W), (2C,) -> (N, C, H / 2, W / 2)
+    features, _ = FusedMFM(pool=True)(x, weight, bias)   # blocked (N, C, H, W) -> (N, M, H / 2, W / 2) for 2M filters
 
-Half of a training step on the CPU went into splitting, comparing and copying maps around the convolutions. These are
-Numba kernels in custom operators, with their own gradients; the numbers are those of BiasAdd, Split, Maximum and
-MaxPool. Training on the CPU uses them; other devices and exported graphs keep the plain operators.
+For training on the CPU, where splitting, comparing and copying maps took as long as the convolutions. Those are
+oneDNN's (see `src.onednn`), the rest Numba kernels. Maps travel in oneDNN's layout, (N, C / BLOCK, H, W, BLOCK); the
+2M maps of a convolution never leave this module. The numbers are those of Conv2D, BiasAdd, Split, Maximum and
+MaxPool up to rounding. Slices of a batch go through on as many threads as there are cores, and their gradients are
+summed in order.
 """
+import functools
+import os
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 from mindspore import dtype as mstype
 from mindspore import nn, ops
-from numba import njit, prange
+from numba import njit
 
-_scratch = {}                    # MindSpore copies what a kernel returns: all layers share these buffers
+from src import onednn
+from src.onednn import BLOCK
+
+SLICE = 16                       # images that a thread takes at once, at most
 
 
 @njit(inline='always')
 def _larger(u, v):
     """Return (the larger, halves of the gradient that go to the second: 0, 1 if equal, 2). NaN is larger than all."""
-    if u == v:
-        return u, np.uint8(1)
-    return (u, np.uint8(0)) if u > v or u != u else (v, np.uint8(2))
+    return u if (u > v) | (u != u) else v, np.uint8(np.int32(v > u) + np.int32(v >= u))      # no branch: 4 times faster
 
 
-@njit(parallel=True, cache=True)
-def _mfm(x, bias, y, halves):
-    num_maps = y.shape[1]
-    for i in prange(y.shape[0] * num_maps):
-        n, c = i // num_maps, i % num_maps
-        a, b, bias_a, bias_b = x[n, c], x[n, c + num_maps], bias[c], bias[c + num_maps]
-        for p in range(y.shape[2]):
-            y[n, c, p], halves[n, c, p] = _larger(a[p] + bias_a, b[p] + bias_b)
+@njit(nogil=True, cache=True)
+def _mfm(y, bias, z, halves):
+    """y: (N, 2M, P, BLOCK), bias (2M, BLOCK) -> z, halves: (N, M, P, BLOCK)."""
+    num_maps = z.shape[1]
+    for n in range(z.shape[0]):
+        for c in range(num_maps):
+            a, b, bias_a, bias_b = y[n, c], y[n, c + num_maps], bias[c], bias[c + num_maps]
+            for p in range(z.shape[2]):
+                for j in range(BLOCK):
+                    z[n, c, p, j], halves[n, c, p, j] = _larger(a[p, j] + bias_a[j], b[p, j] + bias_b[j])
 
 
-@njit(parallel=True, cache=True)
-def _mfm_grad(dy, halves, dx, dbias):
-    num_maps, num_pixels = dy.shape[1:]
-    for c in prange(num_maps):
-        sum_a, sum_b = np.zeros(num_pixels, np.float32), np.zeros(num_pixels, np.float32)
-        for n in range(dy.shape[0]):
-            grad_a, grad_b = dx[n, c], dx[n, c + num_maps]
-            for p in range(num_pixels):
-                grad_b[p] = dy[n, c, p] * (np.float32(0.5) * halves[n, c, p])
-                grad_a[p] = dy[n, c, p] - grad_b[p]
-            for p in range(num_pixels):                  # by pixel first: in a fixed order, and still many at a time
-                sum_a[p] += grad_a[p]
-                sum_b[p] += grad_b[p]
-        dbias[c], dbias[c + num_maps] = sum_a.sum(), sum_b.sum()
+@njit(nogil=True, cache=True)
+def _mfm_grad(dz, halves, dy, dbias):
+    num_maps = dz.shape[1]
+    dbias[:] = 0
+    for n in range(dz.shape[0]):
+        for c in range(num_maps):
+            grad_a, grad_b, sum_a, sum_b = dy[n, c], dy[n, c + num_maps], dbias[c], dbias[c + num_maps]
+            for p in range(dz.shape[2]):
+                for j in range(BLOCK):
+                    of_b = dz[n, c, p, j] * (np.float32(0.5) * halves[n, c, p, j])
+                    grad_b[p, j], grad_a[p, j] = of_b, dz[n, c, p, j] - of_b
+                    sum_a[j] += grad_a[p, j]
+                    sum_b[j] += of_b
 
 
-@njit(parallel=True, cache=True)
-def _pooled(x, bias, y, source):
-    num_maps, height, width = y.shape[1:]
-    for i in prange(y.shape[0] * num_maps):
-        n, c = i // num_maps, i % num_maps
-        bias_a, bias_b = bias[c], bias[c + num_maps]
-        for r in range(height):
-            for q in range(width):
-                best, best_at = np.float32(-np.inf), np.uint8(0)
-                for k in range(4):                       # the four pixels of a window, row by row; the first wins
-                    u, halves = _larger(x[n, c, 2 * r + k // 2, 2 * q + k % 2] + bias_a,
-                                        x[n, c + num_maps, 2 * r + k // 2, 2 * q + k % 2] + bias_b)
-                    if k == 0 or u > best or u != u:
-                        best, best_at = u, np.uint8(4 * halves + k)
-                y[n, c, r, q], source[n, c, r, q] = best, best_at
-
-
-@njit(parallel=True, cache=True)
-def _pooled_grad(dy, source, dx, dbias):
-    num_maps, height, width = dy.shape[1:]
-    for c in prange(num_maps):
-        sum_a, sum_b = np.float32(0), np.float32(0)
-        for n in range(dy.shape[0]):
-            dx[n, c] = 0
-            dx[n, c + num_maps] = 0
+@njit(nogil=True, cache=True)
+def _pooled(y, bias, z, source):
+    """y: (N, 2M, H, W, BLOCK) -> z, source: (N, M, H / 2, W / 2, BLOCK); source is 4 * halves + pixel of the window."""
+    num_maps, height, width = z.shape[1:4]
+    for n in range(z.shape[0]):
+        for c in range(num_maps):
+            a, b, bias_a, bias_b = y[n, c], y[n, c + num_maps], bias[c], bias[c + num_maps]
             for r in range(height):
                 for q in range(width):
-                    at = source[n, c, r, q]
-                    grad_b = dy[n, c, r, q] * (np.float32(0.5) * (at >> 2))
-                    grad_a = dy[n, c, r, q] - grad_b
-                    row, column = 2 * r + (at >> 1 & 1), 2 * q + (at & 1)
-                    dx[n, c, row, column], dx[n, c + num_maps, row, column] = grad_a, grad_b
-                    sum_a += grad_a
-                    sum_b += grad_b
-        dbias[c], dbias[c + num_maps] = sum_a, sum_b
+                    for j in range(BLOCK):
+                        best, at = _larger(a[2 * r, 2 * q, j] + bias_a[j], b[2 * r, 2 * q, j] + bias_b[j])
+                        at = 4 * at
+                        for k in range(1, 4):            # the pixels of a window, row by row; the first wins
+                            row, column = 2 * r + k // 2, 2 * q + k % 2
+                            u, halves = _larger(a[row, column, j] + bias_a[j], b[row, column, j] + bias_b[j])
+                            larger = (u > best) | (u != u)
+                            best, at = u if larger else best, 4 * halves + k if larger else at
+                        z[n, c, r, q, j], source[n, c, r, q, j] = best, np.uint8(at)
 
 
-def _buffer(name, shape, dtype):
+@njit(nogil=True, cache=True)
+def _pooled_grad(dz, source, dy, dbias):
+    num_maps, height, width = dz.shape[1:4]
+    dbias[:] = 0
+    for n in range(dz.shape[0]):
+        for c in range(num_maps):
+            grad_a, grad_b, sum_a, sum_b = dy[n, c], dy[n, c + num_maps], dbias[c], dbias[c + num_maps]
+            for r in range(height):
+                for q in range(width):
+                    for k in range(4):
+                        u, v = grad_a[2 * r + k // 2, 2 * q + k % 2], grad_b[2 * r + k // 2, 2 * q + k % 2]
+                        for j in range(BLOCK):           # a product, where a branch would take nine times as long
+                            grad = dz[n, c, r, q, j] * np.float32(source[n, c, r, q, j] & 3 == k)
+                            of_b = grad * (np.float32(0.5) * (source[n, c, r, q, j] >> 2))
+                            u[j], v[j] = grad - of_b, of_b
+                    for j in range(BLOCK):
+                        of_b = dz[n, c, r, q, j] * (np.float32(0.5) * (source[n, c, r, q, j] >> 2))
+                        sum_a[j] += dz[n, c, r, q, j] - of_b
+                        sum_b[j] += of_b
+
+
+@functools.cache
+def _threads():
+    return ThreadPoolExecutor(len(os.sched_getaffinity(0)))
+
+
+def _slices(num):
+    """Return equal slices of `num` images, one for every core or more: each size has primitives of its own."""
+    largest = min(SLICE, -(-num // len(os.sched_getaffinity(0))))
+    size = max(n for n in range(1, largest + 1) if num % n == 0)
+    return [slice(i, i + size) for i in range(0, num, size)]
+
+
+_results = {}                    # MindSpore copies what an operator returns: all layers share these buffers
+
+
+def _result(name, shape, dtype=np.float32):
     num_bytes = int(np.prod(shape)) * np.dtype(dtype).itemsize
-    if name not in _scratch or len(_scratch[name]) < num_bytes:
-        _scratch[name] = np.empty(num_bytes, np.uint8)
-    return _scratch[name][:num_bytes].view(dtype).reshape(shape)
+    if name not in _results or len(_results[name]) < num_bytes:
+        _results[name] = onednn.aligned(num_bytes)
+    return _results[name][:num_bytes].view(dtype).reshape(shape)
 
 
-def _flat(x):
-    return x.reshape(*x.shape[:2], -1)                   # (N, C, H, W) -> (N, C, H * W)
+def _output_shape(pool, x, weight):
+    height, width = (size // 2 if pool else size for size in x[2:4])
+    return onednn.blocked(x[0], weight[0] // 2, height, width)
 
 
-def mfm(x, bias):
-    """Return (larger of each pair of maps, halves of its gradient that go to the second), both (N, C, H, W).
+def _plain_shape(x):
+    """Return the (N, C, H, W) of blocked maps, or of pictures."""
+    return x.shape if x.ndim == 4 else (len(x), x.shape[1] * BLOCK, *x.shape[2:4])
 
-    x: (N, 2C, H, W); bias: (2C,).
+
+def _y_shape(x, weight):
+    """Return the blocked shape of a slice's convolution."""
+    return onednn.blocked(_slices(len(x))[0].stop, len(weight), *x.shape[2:4])
+
+
+def _flat(maps):
+    return maps.reshape(*maps.shape[:2], -1, BLOCK)      # (N, C, H, W, BLOCK) -> (N, C, H * W, BLOCK)
+
+
+def forward(pool, x, weight, bias):
+    """Return (the larger maps, where they come from), both (N, M / BLOCK, H, W, BLOCK).
+
+    x: (N, C / BLOCK, H, W, BLOCK), or (N, 1, H, W); weight: (2M, C, K, K); bias: (2M,).
     """
-    shape = (x.shape[0], x.shape[1] // 2, *x.shape[2:])
-    y, halves = _buffer('y', shape, np.float32), _buffer('source', shape, np.uint8)
-    _mfm(_flat(x), bias, _flat(y), _flat(halves))
-    return y, halves
+    slices, y_shape = _slices(len(x)), _y_shape(x, weight)
+    convolution = onednn.convolution(_plain_shape(x[slices[0]]), weight.shape)
+    packed, bias = convolution.pack(weight), bias.reshape(-1, BLOCK)
+    shape = _output_shape(pool, x.shape, weight.shape)
+    z, source = _result('z', shape), _result('source', shape, np.uint8)
+
+    def work(part):
+        y = onednn.scratch('y', y_shape)
+        convolution.run(x[part], packed, y)
+        if pool:
+            _pooled(y, bias, z[part], source[part])
+        else:
+            _mfm(_flat(y), bias, _flat(z[part]), _flat(source[part]))
+
+    list(_threads().map(work, slices))
+    return z, source
 
 
-def mfm_grad(dy, halves):
-    """Return the gradients of x and of the bias."""
-    num, maps, *size = dy.shape
-    dx, dbias = _buffer('dx', (num, 2 * maps, *size), np.float32), np.empty(2 * maps, np.float32)
-    _mfm_grad(_flat(dy), _flat(halves), _flat(dx), dbias)
-    return dx, dbias
+def gradient(pool, dz, source, x, weight):
+    """Return the gradients of x, weight and bias; of pictures, (N, 1, H, W), there is none and zeros are returned."""
+    slices, y_shape = _slices(len(x)), _y_shape(x, weight)
+    dx, x_shape = _result('dx', x.shape), _plain_shape(x[slices[0]])
+    weight_gradient = onednn.weight_gradient(x_shape, weight.shape)
+    if x.ndim == 4:
+        dx[:] = 0
+    else:
+        convolution = onednn.convolution((x_shape[0], len(weight), *x_shape[2:]), onednn.transposed(weight).shape)
+        packed = convolution.pack(onednn.transposed(weight))
 
+    def work(part):
+        dy, dbias = onednn.scratch('y', y_shape), np.empty((len(weight) // BLOCK, BLOCK), np.float32)
+        if pool:
+            _pooled_grad(dz[part], source[part], dy, dbias)
+        else:
+            _mfm_grad(_flat(dz[part]), _flat(source[part]), _flat(dy), dbias)
+        if x.ndim > 4:
+            convolution.run(dy, packed, dx[part])
+        return weight_gradient.run(x[part], dy), dbias.reshape(-1)
 
-def pooled(x, bias):
-    """Return (largest of 2x2 pixels of a pair of maps, 4 * halves + pixel), both (N, C, H / 2, W / 2)."""
-    shape = (x.shape[0], x.shape[1] // 2, x.shape[2] // 2, x.shape[3] // 2)
-    y, source = _buffer('y', shape, np.float32), _buffer('source', shape, np.uint8)
-    _pooled(x, bias, y, source)
-    return y, source
-
-
-def pooled_grad(dy, source):
-    """Return the gradients of x and of the bias."""
-    num, maps, height, width = dy.shape
-    dx, dbias = _buffer('dx', (num, 2 * maps, 2 * height, 2 * width), np.float32), np.empty(2 * maps, np.float32)
-    _pooled_grad(dy, source, dx, dbias)
-    return dx, dbias
-
-
-# what MindSpore's compiler asks of a custom operator: shapes and types of the outputs from those of the inputs
-def _mfm_shapes(x, _):
-    return [x[0], x[1] // 2, x[2], x[3]], [x[0], x[1] // 2, x[2], x[3]]
-
-
-def _mfm_grad_shapes(dy, _):
-    return [dy[0], 2 * dy[1], dy[2], dy[3]], [2 * dy[1]]
-
-
-def _pooled_shapes(x, _):
-    return [x[0], x[1] // 2, x[2] // 2, x[3] // 2], [x[0], x[1] // 2, x[2] // 2, x[3] // 2]
-
-
-def _pooled_grad_shapes(dy, _):
-    return [dy[0], 2 * dy[1], 2 * dy[2], 2 * dy[3]], [2 * dy[1]]
-
-
-def _types(_, __):
-    return mstype.float32, mstype.uint8
-
-
-def _grad_types(_, __):
-    return mstype.float32, mstype.float32
+    dweight, dbias = (np.sum(parts, 0) for parts in zip(*_threads().map(work, slices)))
+    return dx, dweight, dbias
 
 
 class FusedMFM(nn.Cell):
-    """(N, 2C, H, W), bias (2C,) -> (the larger maps, where they come from): (N, C, H, W), or with `pool` half as wide.
+    """(x, weight, bias) -> (the larger maps, where they come from); with `pool` these are half as wide and high.
 
-    CPU only. H and W must be even with `pool`.
+    CPU only. x: blocked (N, C, H, W), or a plain one of one map; weight: (2M, C, K, K), stride 1 and padding K // 2;
+    bias: (2M,). C and M are multiples of BLOCK; H and W are even with `pool`. See `src.onednn` for what is blocked.
     """
 
     def __init__(self, pool):
         super().__init__()
-        if pool:
-            self.forward = ops.Custom(pooled, _pooled_shapes, _types, 'pyfunc')
-            self.grad = ops.Custom(pooled_grad, _pooled_grad_shapes, _grad_types, 'pyfunc')
-        else:
-            self.forward = ops.Custom(mfm, _mfm_shapes, _types, 'pyfunc')
-            self.grad = ops.Custom(mfm_grad, _mfm_grad_shapes, _grad_types, 'pyfunc')
 
-    def construct(self, x, bias):
-        return self.forward(x, bias)
+        def output(x, weight, bias):
+            return forward(pool, x, weight, bias)
 
-    def bprop(self, x, bias, out, dout):
-        return self.grad(dout[0], out[1])
+        def gradients(dz, source, x, weight):
+            return gradient(pool, dz, source, x, weight)
+
+        def output_shapes(x, weight, _):
+            return (list(_output_shape(pool, x, weight)),) * 2
+
+        def gradient_shapes(_, __, x, weight):
+            return list(x), list(weight), [weight[0]]
+
+        self.forward = ops.Custom(output, output_shapes, lambda *_: (mstype.float32, mstype.uint8), 'pyfunc')
+        self.grad = ops.Custom(gradients, gradient_shapes, lambda *_: (mstype.float32,) * 3, 'pyfunc')
+
+    def construct(self, x, weight, bias):
+        return self.forward(x, weight, bias)
+
+    def bprop(self, x, weight, bias, out, dout):
+        return self.grad(dout[0], out[1], x, weight)
+
+
+class Unblocked(nn.Cell):
+    """(N, C / BLOCK, H, W, BLOCK) -> (N, C, H, W)."""
+
+    def construct(self, x):
+        num, blocks, height, width, block = x.shape
+        return x.transpose(0, 1, 4, 2, 3).reshape(num, blocks * block, height, width)
+
+
+class Blocked(nn.Cell):
+    """(N, C, H, W) -> (N, C / BLOCK, H, W, BLOCK)."""
+
+    def construct(self, x):
+        num, channels, height, width = x.shape
+        return x.reshape(num, channels // BLOCK, BLOCK, height, width).transpose(0, 1, 3, 4, 2)

@@ -9,7 +9,7 @@ import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 from mindspore import dtype as mstype
 
-from src.fused_mfm import FusedMFM
+from src.fused_mfm import Blocked, FusedMFM, Unblocked
 
 EMBEDDING_SIZE = 256
 _POOLED = 16                     # four poolings by two
@@ -64,7 +64,7 @@ class MFM(nn.Cell):
 
 
 class FusedMFMConv(nn.Cell):
-    """`MFM` of a convolution, for the CPU: the same weights and numbers, and 2x2 max pooling with `pool`."""
+    """`MFM` of a convolution, for the CPU, on blocked maps: the same weights, and 2x2 max pooling with `pool`."""
 
     def __init__(self, layer, pool):
         super().__init__()
@@ -72,7 +72,7 @@ class FusedMFMConv(nn.Cell):
         self.mfm = FusedMFM(pool)
 
     def construct(self, x):
-        return self.mfm(self.layer.conv2d(x, self.layer.weight), self.layer.bias)[0]
+        return self.mfm(x, self.layer.weight, self.layer.bias)[0]
 
 
 def mfm_conv(init, in_channels, out_channels, kernel_size, pool=False):
@@ -157,7 +157,8 @@ _BLOCKS_29 = (1, 2, 3, 4)
 def _features(init, pool, num_blocks=(0, 0, 0, 0)):
     """Return the layers up to the last pooling; the third group is not followed by one."""
     fuse = init.fused and pool is MaxPool                    # then the convolution pools, and its pooling does nothing
-    pool = nn.Identity if fuse else pool
+    if init.fused:
+        pool = nn.Identity if fuse else lambda plain=pool: nn.SequentialCell(Unblocked(), plain(), Blocked())
     layers = [mfm_conv(init, 1, 48, 5, fuse), pool()]
     channels = 48
     for i, (out_channels, blocks) in enumerate(zip(_CHANNELS, num_blocks)):
@@ -166,7 +167,7 @@ def _features(init, pool, num_blocks=(0, 0, 0, 0)):
         channels = out_channels
         if i != 2:
             layers.append(pool())
-    return layers
+    return layers + [Unblocked()] * init.fused
 
 
 def _mfm_dense(init, in_size):
