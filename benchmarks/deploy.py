@@ -78,7 +78,7 @@ def main():
     from src.images import find_images
     from src.onnx_backend import OnnxNetwork
     ckpt = checkpoint.newest(args.ckpt_file)
-    network, network_type, size = checkpoint.load_embedding(ckpt)
+    network, network_type, size = checkpoint.load_embedding(ckpt, target='CPU')
     cfg = get_config(dataset_path=args.dataset_path)
     names, _ = evaluation.lfw_images(cfg)
     paths = find_images(cfg.root_path, names)

@@ -140,7 +140,7 @@ def embedding_lines(cfg, ckpt, num_images):
     from src.embedding import embed
     from src.images import find_images
     device.set_up('CPU')
-    network, _, size = checkpoint.load_embedding(checkpoint.newest(ckpt))
+    network, _, size = checkpoint.load_embedding(checkpoint.newest(ckpt), target='CPU')
     names = lists.load_blufr(cfg.blufr_config_mat_path)
     paths = find_images(cfg.root_path, lists.list_for_lfw(names)[0])[:num_images]
     batch = Tensor(np.random.default_rng(0).random((64, 1, size, size), np.float32))

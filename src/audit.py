@@ -163,7 +163,7 @@ def embed_list(ckpt, root, names, target='auto'):
     from src.images import training_face_for_test
     here = device.set_up(target)
     file = checkpoint.newest(ckpt)
-    network, _, size = checkpoint.load_embedding(file)
+    network, _, size = checkpoint.load_embedding(file, target=here.target)
     paths = [find_image(root, name) for name in names]
     features, _ = embed_cached(lambda some: embed(network, some, size, to_face=training_face_for_test), paths,
                                os.path.splitext(file)[0] + '.audit.npz', file, size, here.target)

@@ -11,7 +11,7 @@ from importlib import metadata
 
 import mindspore as ms
 
-from src.lightcnn import NETWORKS, embedding_network
+from src.lightcnn import NETWORKS, Init, embedding_network
 from src.lists import file_sha256, read_json, write_text
 
 _PACKAGES = ('mindspore', 'numpy', 'opencv-python', 'opencv-python-headless')
@@ -130,11 +130,11 @@ def load_parameters(ckpt_file):
     return parameters
 
 
-def load_embedding(ckpt_file, network_type=None):
+def load_embedding(ckpt_file, network_type=None, target=None):
     """Return (embedding network with its weights, network_type, image_size) of any training checkpoint.
 
-    The number of classes is not needed. Raises ValueError if the checkpoint holds another network than
-    `network_type` (None: any LightCNN).
+    The number of classes is not needed. target: where it will run, see `lightcnn.Init`. Raises ValueError if the
+    checkpoint holds another network than `network_type` (None: any LightCNN).
     """
     read_facts(ckpt_file)
     parameters = load_parameters(ckpt_file)
@@ -145,7 +145,7 @@ def load_embedding(ckpt_file, network_type=None):
                          f"they are not those of {', '.join(NETWORKS)}")
     if network_type and network_type != found:
         raise ValueError(f"{ckpt_file}: holds a {found}, not the {network_type} that was asked for")
-    network = embedding_network(found, image_size)
+    network = embedding_network(found, image_size, Init(target=target))
     ms.load_param_into_net(network, weights, strict_load=True)
     network.set_train(False)
     return network, found, image_size

@@ -242,7 +242,7 @@ def _embed(args, cfg, names):
     here = device.set_up(args.device_target, args.device_id)
     only_a_number = getattr(args, 'threshold_for', None) is not None
     say = partial(print, file=sys.stderr if only_a_number else sys.stdout, flush=True)
-    network, what, image_size, ckpt = _network(args, cfg)
+    network, what, image_size, ckpt = _network(args, cfg, None if args.backend == 'onnx' else here.target)
     where = getattr(network, 'runtime', here.target)
     say(f"{ckpt or 'untrained'}: {what} for {image_size}x{image_size} faces, on {where}")
 
@@ -264,7 +264,7 @@ def _embed(args, cfg, names):
     return os.path.basename(ckpt), features
 
 
-def _network(args, cfg):
+def _network(args, cfg, target):
     """Return (network, its type, image size, checkpoint file or None) that the flags ask for."""
     from src import checkpoint
     from src.lightcnn import initial_embedding
@@ -273,11 +273,11 @@ def _network(args, cfg):
         network = OnnxNetwork(args.ckpt)
         return network, 'ONNX', network.image_size, args.ckpt
     if args.untrained:
-        network, network_type, image_size, ckpt = initial_embedding(cfg), cfg.network_type, cfg.image_size, None
+        network, network_type, image_size, ckpt = initial_embedding(cfg, target), cfg.network_type, cfg.image_size, None
     else:
         asked = cfg.network_type if any(s.startswith('network_type=') for s in args.settings) else None
         ckpt = checkpoint.newest(args.ckpt)
-        network, network_type, image_size = checkpoint.load_embedding(ckpt, asked)
+        network, network_type, image_size = checkpoint.load_embedding(ckpt, asked, target)
     if args.backend == 'onnx':
         from src.export import as_onnx
         network = as_onnx(network, image_size)

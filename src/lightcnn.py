@@ -9,6 +9,7 @@ import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 from mindspore import dtype as mstype
 
+from src import onednn
 from src.fused_mfm import Blocked, FusedMFM, Unblocked
 
 EMBEDDING_SIZE = 256
@@ -37,13 +38,14 @@ INITS = {'xavier': _xavier, 'centred': _centred}
 
 
 class Init:
-    """How layers begin: initial weights, drawn one after another from one seed; all zero (to be loaded over) without
-    a recipe. With `fused`, convolutions use the CPU's one-pass Max-Feature-Map."""
+    """How layers are made: initial weights, drawn one after another from one seed; all zero (to be loaded over)
+    without a recipe. For the target 'CPU' convolutions are those of `src.fused_mfm` where it can; for None they are
+    MindSpore's, which can be exported."""
 
-    def __init__(self, name=None, seed=0, fused=False):
+    def __init__(self, name=None, seed=0, target=None):
         self.draw = INITS[name] if name else lambda rng, shape: np.zeros(shape, np.float32)
         self.rng = np.random.default_rng([seed, 0])
-        self.fused = fused
+        self.fused = target == 'CPU' and onednn.is_available()
 
     def __call__(self, *shape):
         return Tensor(self.draw(self.rng, shape))
@@ -249,12 +251,12 @@ class TrainingNetwork(nn.Cell):
         return self.classifier(self.embedding(images) * mask, labels)
 
 
-def training_network(cfg, fused=False):
-    """Return the embedding network and its classifier with the initial weights of `cfg.seed`; `fused` on the CPU."""
-    init = Init(cfg.init, cfg.seed, fused)
+def training_network(cfg, target=None):
+    """Return the embedding network and its classifier with the initial weights of `cfg.seed`."""
+    init = Init(cfg.init, cfg.seed, target)
     return TrainingNetwork(embedding_network(cfg.network_type, cfg.image_size, init), Classifier(cfg, init))
 
 
-def initial_embedding(cfg):
+def initial_embedding(cfg, target=None):
     """Return the embedding network with the weights that a training with `cfg` starts from."""
-    return embedding_network(cfg.network_type, cfg.image_size, Init(cfg.init, cfg.seed)).set_train(False)
+    return embedding_network(cfg.network_type, cfg.image_size, Init(cfg.init, cfg.seed, target)).set_train(False)

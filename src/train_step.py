@@ -11,7 +11,6 @@ import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 from mindspore.common.initializer import initializer
 
-from src import onednn
 from src.dataset import prefetch
 from src.host_mean import host_mean
 from src.lightcnn import training_network
@@ -177,7 +176,7 @@ class SplitStep(TrainStep):
 def build_step(cfg, device):
     """Return the step of a run: fp32 on the CPU, large batches in parts; elsewhere mixed precision, dynamic scale."""
     ms.set_seed(cfg.seed)
-    network = training_network(cfg, fused=device.target == 'CPU' and onednn.is_available())
+    network = training_network(cfg, device.target)
     if device.target == 'CPU':
         kind = SplitStep if num_parts(cfg.batch_size) > 1 else TrainStep
         step = kind(network, cfg, device.rank, device.rank_size)
