@@ -187,10 +187,13 @@ def _reorder(source, target):
     return _Primitive(created, {_SRC: _SRC_MD, _DST: _DST_MD})
 
 
-def _describe(init, algorithm, x_shape, weight_shape, *options, hint=None):
+def _y_shape(x_shape, weight_shape):
+    return x_shape[0], weight_shape[0], *x_shape[2:]
+
+
+def _describe(init, algorithm, x_shape, weight_shape, *options, layout=_maps, hint=None):
     """Return the primitive descriptor of a convolution, stride 1, padded to the same size."""
-    num, in_channels, height, width = x_shape
-    x, y = _maps(*x_shape), _maps(num, weight_shape[0], height, width)
+    x, y = layout(*x_shape), layout(*_y_shape(x_shape, weight_shape))
     operation, created, padding = ctypes.create_string_buffer(1 << 14), ctypes.c_void_p(), weight_shape[2] // 2
     library()(init, operation, *options, algorithm, ctypes.byref(x), ctypes.byref(_any(*weight_shape)), None,
               ctypes.byref(y), _Dims(1, 1), _Dims(padding, padding), _Dims(padding, padding))
@@ -198,8 +201,8 @@ def _describe(init, algorithm, x_shape, weight_shape, *options, hint=None):
     return created
 
 
-def _describe_forward(algorithm, x_shape, weight_shape):
-    return _describe('dnnl_convolution_forward_desc_init', algorithm, x_shape, weight_shape, _FORWARD)
+def _describe_forward(algorithm, x_shape, weight_shape, layout=_maps):
+    return _describe('dnnl_convolution_forward_desc_init', algorithm, x_shape, weight_shape, _FORWARD, layout=layout)
 
 
 class Convolution:
@@ -227,13 +230,26 @@ class WeightGradient:
     """Inputs (N, C, H, W) and gradient of outputs (N, F, H, W), blocked -> gradient of the (F, C, K, K) weight."""
 
     def __init__(self, x_shape, weight_shape):
-        self.shape = weight_shape
-        created = _describe('dnnl_convolution_backward_weights_desc_init', _DIRECT, x_shape, weight_shape,
-                            hint=_describe_forward(_DIRECT, x_shape, weight_shape))
-        self.primitive = _Primitive(created, {_SRC: _SRC_MD, _DIFF_WEIGHTS: _DIFF_WEIGHTS_MD, _DIFF_DST: _DIFF_DST_MD})
+        self.shape, self.unblock = weight_shape, None
+        self.primitive = self._compiled(x_shape, weight_shape, _maps)
+        if 'jit' not in self.primitive.implementation:   # AVX2 has none for one input map, and loops would take minutes
+            self.primitive = self._compiled(x_shape, weight_shape, _plain)
+            self.unblock = [_reorder(ctypes.byref(_maps(*shape)), ctypes.byref(_plain(*shape)))
+                            for shape in (x_shape, _y_shape(x_shape, weight_shape))]
         self.reorder = _reorder(self.primitive.descs[_DIFF_WEIGHTS], ctypes.byref(_plain(*weight_shape)))
 
+    @staticmethod
+    def _compiled(x_shape, weight_shape, layout):
+        created = _describe('dnnl_convolution_backward_weights_desc_init', _DIRECT, x_shape, weight_shape,
+                            layout=layout, hint=_describe_forward(_DIRECT, x_shape, weight_shape, layout))
+        return _Primitive(created, {_SRC: _SRC_MD, _DIFF_WEIGHTS: _DIFF_WEIGHTS_MD, _DIFF_DST: _DIFF_DST_MD})
+
     def run(self, x, dy):
+        if self.unblock:
+            plain = scratch('plain x', x.shape), scratch('plain dy', dy.shape)
+            for reorder, blocked_maps, plain_maps in zip(self.unblock, (x, dy), plain):
+                reorder.run({_SRC: blocked_maps, _DST: plain_maps})
+            x, dy = plain
         packed = scratch('packed', (self.primitive.num_bytes[_DIFF_WEIGHTS],), np.uint8)
         self.primitive.run({_SRC: x, _DIFF_DST: dy, _DIFF_WEIGHTS: packed})
         grad = np.empty(self.shape, np.float32)

@@ -153,6 +153,13 @@ rng = np.random.default_rng(0)
 x = rng.standard_normal((6, 32, 10, 12)).astype(np.float32)
 x = np.ascontiguousarray(x.reshape(6, -1, BLOCK, 10, 12).transpose(0, 1, 3, 4, 2))
 weight = rng.standard_normal((64, 32, 3, 3)).astype(np.float32)
+picture = rng.random((6, 1, 32, 48)).astype(np.float32)
+filters = rng.standard_normal((32, 1, 5, 5)).astype(np.float32)
+z, source = (part.copy() for part in fused_mfm.forward(True, picture, filters, filters[:, 0, 0, 0]))
+_, *grads = fused_mfm.gradient(True, z, source, picture, filters)
+print(*(part.tobytes().hex() for part in (plain(z), *grads)))
+compiled = onednn.weight_gradient((6, 1, 32, 48), filters.shape).primitive.implementation
+assert 'jit' in compiled, compiled
 for pool in (False, True):
     z, source = (part.copy() for part in fused_mfm.forward(pool, x, weight, weight[:, 0, 0, 0]))
     dx, *grads = fused_mfm.gradient(pool, z, source, x, weight)
