@@ -84,13 +84,10 @@ def library():
 def is_available():
     """Whether this machine has oneDNN 2 and its fast kernels for BLOCK channels."""
     try:
-        return library() is not None and 'jit' in _smallest().primitive.implementation
-    except (AttributeError, RuntimeError):               # another API, or another kind of processor
+        smallest = library() and convolution((1, BLOCK, 8, 8), (BLOCK, BLOCK, 3, 3))
+    except (AttributeError, OSError, RuntimeError):      # another API, a part of it missing, another kind of processor
         return False
-
-
-def _smallest():
-    return convolution((1, BLOCK, 8, 8), (BLOCK, BLOCK, 3, 3))
+    return bool(smallest) and 'jit' in smallest.primitive.implementation
 
 
 def scratch(name, shape, dtype=np.float32):
