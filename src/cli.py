@@ -39,7 +39,7 @@ def add_eval_flags(flags, list_key, list_help):
     source.add_argument('--untrained', action='store_true', help="the recipe's network with its initial weights: what "
                         'no training at all scores')
     flags.add_argument('--backend', choices=('mindspore', 'onnx'), default='mindspore', help='onnx: embed in ONNX '
-                       'Runtime, faster on a CPU (pip install onnx onnxruntime)')
+                       'Runtime (pip install onnx onnxruntime)')
     flags.add_argument('--save_features', metavar='FILE.npy', help='keep the features, rows in list order')
     flags.add_argument('--no_cache', action='store_true', help='embed all images again; else features kept beside the '
                        'checkpoint are taken')
