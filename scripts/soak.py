@@ -65,13 +65,16 @@ def disturbed(work, ckpt_dir, num_ranks, rng, done, seconds):
         try:
             code = process.wait(rng.uniform(0.1, 0.9) * seconds)
         except subprocess.TimeoutExpired:
-            kill = rng.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-            if kill == signal.SIGKILL:
+            kill = rng.choice(['SIGKILL to all', 'SIGKILL to one', 'SIGTERM', 'SIGINT'])
+            if kill == 'SIGKILL to all':
                 subprocess.run(['pkill', '-KILL', '-f', str(ckpt_dir)], check=False)
+            elif kill == 'SIGKILL to one':       # the launcher or a rank; the next training starts at once
+                ours = subprocess.run(['pgrep', '-f', str(ckpt_dir)], capture_output=True, text=True, check=False)
+                subprocess.run(['kill', '-KILL', rng.choice(ours.stdout.split())], check=False)
             else:
-                process.send_signal(kill)
+                process.send_signal(signal.Signals[kill])
             process.wait()
-            done[kill.name] += 1
+            done[kill] += 1
             if rng.random() < 0.5 and (how := corrupt(ckpt_dir, rng)):
                 done[f'checkpoint: {how}'] += 1
             continue

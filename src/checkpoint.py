@@ -3,10 +3,13 @@
 The facts hold the sha256 of the weights, the step, the settings, the versions and the input contract. Which network a
 checkpoint holds is read from its weights, never from a file name.
 """
+import contextlib
+import fcntl
 import json
 import os
 import platform
 import re
+import time
 from importlib import metadata
 
 import mindspore as ms
@@ -18,6 +21,7 @@ _PACKAGES = ('mindspore', 'numpy', 'opencv-python', 'opencv-python-headless')
 _NUMBERED = re.compile(r'lightcnn-\d+_\d+\.ckpt$')
 _TEMPORARY = re.compile(r'\.(\d+)-.*\.(?:ckpt|tmp)$')
 PREFIX = 'embedding.'
+PATIENCE = 20                    # seconds that a training waits for another one in its folder to end
 
 
 def facts_file(ckpt_file):
@@ -85,6 +89,35 @@ def read_facts(ckpt_file):
         raise ValueError(f"{ckpt_file}: does not match the sha256 in {facts_file(ckpt_file)}; the file is damaged "
                          "or the two do not belong together")
     return facts
+
+
+@contextlib.contextmanager
+def sole_writer(ckpt_dir):
+    """While it is entered, no other training enters a folder; ValueError if one is there and stays for PATIENCE.
+
+    One that was killed a moment ago may take seconds to give its memory back, and the folder with it. Where the file
+    system knows no locks, as some network ones do, nobody is kept out.
+    """
+    folder, deadline = os.open(ckpt_dir, os.O_RDONLY), time.monotonic() + PATIENCE
+    try:
+        while not _locked(folder):
+            if time.monotonic() > deadline:
+                raise ValueError(f"{ckpt_dir}: another training writes to this folder; stop it, or give another "
+                                 "--ckpt_path")
+            time.sleep(0.1)
+        yield
+    finally:
+        os.close(folder)
+
+
+def _locked(folder):
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:                              # this file system knows no locks
+        pass
+    return True
 
 
 def remove_left_over(ckpt_dir):

@@ -3,12 +3,16 @@
 `set_up` is the first MindSpore call of every entry script. Nothing here imports MindSpore before it has to, so the
 modules that need none stay free of it.
 """
+import ctypes
 import os
+import signal
+import sys
 from importlib import metadata
 from typing import NamedTuple
 
 TARGETS = ('Ascend', 'GPU', 'CPU')
 SHARED_MEMORY = 'LIGHTCNN_SHARED_MEMORY'        # a launcher's ranks find the number of an open file in it
+LAUNCHER = 'LIGHTCNN_LAUNCHER'                  # and the launcher's process number in this
 
 
 class Device(NamedTuple):
@@ -47,6 +51,8 @@ def set_up(device_target='auto', device_id=None, run_distribute=False):
     target = _known_target(device_target)
     device_id = _device_id(device_id)
     rank, size = (_environment_rank() if run_distribute else (0, 1))
+    if run_distribute:
+        _end_with_launcher()
     if size > 1:
         _use_own_cores(rank, size)                     # threads of the pools inherit it: before the import
         # a rank may wait this long for another that saves or is slow; 15 s, the default on the CPU, kills whole runs
@@ -98,6 +104,16 @@ def _environment_rank():
     rank = os.environ.get('RANK_ID') or os.environ.get('MS_NODE_ID') or '0'
     size = os.environ.get('RANK_SIZE') or os.environ.get('MS_WORKER_NUM') or '1'
     return (int(rank), int(size)) if rank.isdigit() and size.isdigit() else (0, 1)
+
+
+def _end_with_launcher():
+    """Have Linux kill this process when the launcher that started it is gone, as nobody else would."""
+    launcher = os.environ.get(LAUNCHER)
+    if launcher is None:
+        return
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)                  # PR_SET_PDEATHSIG
+    if launcher != str(os.getppid()):
+        sys.exit('error: the launcher that started this process is gone')
 
 
 def _use_own_cores(rank, size):

@@ -4,8 +4,8 @@
     python -m src.launch --device_num auto --device_target CPU -- --dataset_path faces
 
 Rank N logs to train_parallel/rank_N.log, rank 0 also to the terminal. If one fails the others are stopped and its last
-lines shown. SIGTERM and Ctrl-C go to rank 0, which saves a checkpoint; then all are stopped. Sources are neither copied
-nor deleted.
+lines shown. SIGTERM and Ctrl-C go to rank 0, which saves a checkpoint; then all are stopped. If the launcher is killed
+its ranks end with it. Sources are neither copied nor deleted.
 
 Ascend with a rank table is started by it. Everything else is started as a MindSpore dynamic cluster, which is what
 msrun does too (https://www.mindspore.cn/docs/en/master/model_train/parallel/dynamic_cluster.html); msrun itself kills
@@ -23,7 +23,7 @@ import time
 
 from src import cli, hccl
 from src.config import PROJECT_DIR, get_config
-from src.device import SHARED_MEMORY
+from src.device import LAUNCHER, SHARED_MEMORY
 
 LOG_DIR = 'train_parallel'
 LAST_LINES = 20
@@ -111,7 +111,7 @@ class Rank:
         self.log = os.path.join(log_dir, f"{self.name.replace(' ', '_')}.log")
         with open(self.log, 'wb') as log:
             shown = subprocess.PIPE if self.number == 0 else log
-            environment = {**os.environ, **environment}
+            environment = {**os.environ, **environment, LAUNCHER: str(os.getpid())}
             if shared_memory is not None:
                 environment[SHARED_MEMORY] = str(shared_memory)
             self.process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=shown,

@@ -95,14 +95,18 @@ def train(cfg, device, recipe, ckpt_dir, resume=None, evaluate=None, eval_every=
     evaluate: called with the embedding network every `eval_every` epochs; returns a dict with 'eer100'.
     finetune: a checkpoint whose embedding network is the start, unless there is something to resume.
     Raises FloatingPointError if the loss is not finite, RuntimeError if ranks drift apart, ValueError or
-    FileNotFoundError for bad input. SIGTERM and SIGINT save and leave with code 143.
+    FileNotFoundError for bad input or if another training writes to ckpt_dir. SIGTERM and SIGINT save and leave with
+    code 143.
     """
     os.makedirs(ckpt_dir, exist_ok=True)
-    if device.rank == 0:
-        checkpoint.remove_left_over(ckpt_dir)
-    training = Training(cfg, device, recipe, ckpt_dir)
-    training.begin(resume, finetune)
-    with StopSignals(device.rank == 0) as stop, Watchdog(cfg.hang_seconds, ckpt_dir) as watchdog:
+    with contextlib.ExitStack() as entered:
+        if device.rank == 0:
+            entered.enter_context(checkpoint.sole_writer(ckpt_dir))
+            checkpoint.remove_left_over(ckpt_dir)
+        training = Training(cfg, device, recipe, ckpt_dir)
+        training.begin(resume, finetune)
+        stop = entered.enter_context(StopSignals(device.rank == 0))
+        watchdog = entered.enter_context(Watchdog(cfg.hang_seconds, ckpt_dir))
         try:
             return training.run(stop, watchdog, evaluate, eval_every)
         except (OSError, ValueError):            # the input or the disk failed in the middle: keep what was learnt

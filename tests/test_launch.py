@@ -232,13 +232,35 @@ def test_sigterm_saves_and_a_resumed_run_ends_the_same(tmp_path, synthetic):
     assert parted(a, b) < 0.02
 
 
+def processes_of(text):
+    """The process numbers of the ranks, and their scheduler, that have `text` in their arguments."""
+    found = subprocess.run(['pgrep', '-f', f'train.py --run_distribute.*{text}'], capture_output=True, text=True)
+    return [int(pid) for pid in found.stdout.split()]
+
+
+def test_ranks_end_with_a_killed_launcher(tmp_path, synthetic):
+    """kill -9 on the launcher alone: nothing goes on behind it, and the run is resumed at once in the same folder."""
+    settings = SETTINGS.replace('epochs=2', 'epochs=500').replace('log_steps=2', 'log_steps=1')
+    command = f'exec bash {PROJECT}/scripts/train_distribute.sh 2 {{}} --dataset_path {synthetic} ' \
+              f'--ckpt_path {tmp_path}/ckpt --resume auto'
+    process = launched(command.format(settings + ' save_checkpoint_steps=2'), tmp_path)
+    wait_for('epoch: 1 step: 3,', tmp_path / 'train_parallel' / 'rank_0.log', process)
+    before = processes_of(f'{tmp_path}/ckpt')
+    assert len(before) == 3, before
+    process.kill()
+    process.wait()
+    process = launched(command.format(SETTINGS.replace('epochs=2', 'epochs=5')), tmp_path)
+    out = process.communicate(timeout=300)[0]
+    assert process.returncode == 0 and 'resuming from' in out, out
+    assert not processes_of(f'{tmp_path}/ckpt')
+
+
 def test_a_rank_that_hangs_ends_the_job(tmp_path, synthetic):
     settings = SETTINGS.replace('epochs=2', 'epochs=500').replace('log_steps=2', 'log_steps=1')
     process = launched(f'exec bash {PROJECT}/scripts/train_distribute.sh 2 {settings} hang_seconds=20 '
                        f'--dataset_path {synthetic}', tmp_path)
     wait_for('epoch: 1 step: 3,', tmp_path / 'train_parallel' / 'rank_0.log', process)
-    ours = subprocess.run(['pgrep', '-f', f'train.py --run_distribute.*{synthetic}'], capture_output=True, text=True)
-    stopped = next(int(pid) for pid in ours.stdout.split()
+    stopped = next(pid for pid in processes_of(synthetic)
                    if b'\0RANK_ID=1\0' in b'\0' + Path(f'/proc/{pid}/environ').read_bytes())
     os.kill(stopped, signal.SIGSTOP)
     out = process.communicate(timeout=300)[0]

@@ -3,6 +3,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 
 import mindspore as ms
 import numpy as np
@@ -90,6 +91,19 @@ def test_what_a_killed_save_left_goes(cfg, tmp_path):
     (tmp_path / f'.{os.getpid()}-other.ckpt').write_bytes(b'being written')
     run_in_process(cfg, tmp_path)
     assert [p.name for p in tmp_path.glob('.*')] == [f'.{os.getpid()}-other.ckpt']
+
+
+def test_a_folder_has_one_training_at_a_time(cfg, tmp_path, monkeypatch):
+    """A second training waits for the first to end, then says so; afterwards the folder is free again."""
+    monkeypatch.setattr(checkpoint, 'PATIENCE', 0.5)
+    cfg.epochs = 1
+    with checkpoint.sole_writer(tmp_path), pytest.raises(ValueError, match='another training writes to this folder'):
+        run_in_process(cfg, tmp_path)
+    monkeypatch.setattr(checkpoint, 'PATIENCE', 20)
+    writer = checkpoint.sole_writer(tmp_path)
+    writer.__enter__()
+    threading.Timer(1, writer.__exit__, (None, None, None)).start()
+    assert run_in_process(cfg, tmp_path) == 6
 
 
 def test_checkpoints_without_facts_are_not_resumed(cfg, tmp_path, capsys):
