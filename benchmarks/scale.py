@@ -126,6 +126,12 @@ def measure(name, args):
     return {key: statistics.mean(figures[key] for figures in found) for key in found[0]}
 
 
+def processor_seconds():
+    """Return (seconds that this machine's cores worked, seconds that their host gave to others instead) since boot."""
+    user, nice, system, _, _, irq, softirq, steal = map(int, Path('/proc/stat').read_text().split()[1:9])
+    return np.array([user + nice + system + irq + softirq, steal]) / os.sysconf('SC_CLK_TCK')
+
+
 def main():
     flags = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     flags.add_argument('--batch_size', type=int, default=64)
@@ -138,12 +144,13 @@ def main():
     if args.contender:
         worker(args)
         return
-    figures = {name: [] for name in CONTENDERS}
+    before, figures = processor_seconds(), {name: [] for name in CONTENDERS}
     for _ in range(args.rounds):
         for name, found in figures.items():
             found.append(measure(name, args))
+    worked, stolen = processor_seconds() - before
     print(f"LightCNN-9, {args.image_size}x{args.image_size}, batch {args.batch_size}, {NUM_CLASSES} classes, fp32, "
-          f"{os.cpu_count()} cores")
+          f"{os.cpu_count()} cores; {stolen / (worked + stolen):.1%} of their time was stolen by neighbours")
     print(f"{'':32}{'images/s':>10}{'to PyTorch':>12}{'to 1 core':>11}{'GiB a process':>15}")
     speeds = {name: [f['images_per_s'] for f in found] for name, found in figures.items()}
     for name, found in figures.items():
