@@ -6,9 +6,9 @@
 Claim: two one-core processes train 2.7 times as fast as PyTorch on the same two cores or faster, and 1.9 times as fast
 as one where the machine's host takes little of their time (steal), 1.75 times where it takes a tenth. Same network,
 batch, image size, SGD with momentum, fp32, random pictures. Every contender runs in processes of its own, in turn,
-`--rounds` times; the table shows medians of images/s and of the ratios within a round. Two processes share the batch, as
-train_standalone.sh has it, or have one each, as cards do. Those that are not joined train by themselves: what two cores
-of this machine are worth, without gradients to exchange.
+`--rounds` times; the table shows medians of images/s and of the ratios within a round. Two processes share the batch,
+as train_standalone.sh has it, or have one each, as cards do. Those that are not joined train by themselves: what two
+cores of this machine are worth, without gradients to exchange.
 """
 import argparse
 import json
