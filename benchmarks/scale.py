@@ -127,10 +127,10 @@ def measure(name, args):
     return {key: statistics.mean(figures[key] for figures in found) for key in found[0]}
 
 
-def processor_seconds():
-    """Return (seconds that this machine's cores worked, seconds that their host gave to others instead) since boot."""
+def ticks():
+    """Return (time that this machine's cores worked, time that its host gave to others instead) since boot."""
     user, nice, system, _, _, irq, softirq, steal = map(int, Path('/proc/stat').read_text().split()[1:9])
-    return np.array([user + nice + system + irq + softirq, steal]) / os.sysconf('SC_CLK_TCK')
+    return np.array([user + nice + system + irq + softirq, steal])
 
 
 def main():
@@ -145,13 +145,13 @@ def main():
     if args.contender:
         worker(args)
         return
-    before, figures = processor_seconds(), {name: [] for name in CONTENDERS}
+    before, figures = ticks(), {name: [] for name in CONTENDERS}
     for _ in range(args.rounds):
         for name, found in figures.items():
             found.append(measure(name, args))
-    worked, stolen = processor_seconds() - before
+    worked, stolen = ticks() - before
     print(f"LightCNN-9, {args.image_size}x{args.image_size}, batch {args.batch_size}, {NUM_CLASSES} classes, fp32, "
-          f"{os.cpu_count()} cores; {stolen / (worked + stolen):.1%} of their time was stolen by neighbours")
+          f"{os.cpu_count()} cores")
     print(f"{'':32}{'images/s':>10}{'to PyTorch':>12}{'to 1 core':>11}{'GiB a process':>15}")
     speeds = {name: [f['images_per_s'] for f in found] for name, found in figures.items()}
     for name, found in figures.items():
@@ -159,6 +159,7 @@ def main():
                             for base in ('torch', 'one'))
         print(f"{CONTENDERS[name]:32}{statistics.median(speeds[name]):10.1f}{to_torch:12.2f}{to_one:11.2f}"
               f"{max(f['peak_gib'] for f in found):15.2f}")
+    print(f"The machine's host gave {stolen / (worked + stolen):.1%} of the busy time to others (steal).")
 
 
 if __name__ == '__main__':

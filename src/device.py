@@ -6,7 +6,6 @@ modules that need none stay free of it.
 import ctypes
 import os
 import signal
-import sys
 from importlib import metadata
 from typing import NamedTuple
 
@@ -113,7 +112,7 @@ def _end_with_launcher():
         return
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)                  # PR_SET_PDEATHSIG
     if launcher != str(os.getppid()):
-        sys.exit('error: the launcher that started this process is gone')
+        raise RuntimeError('the launcher that started this process is gone')
 
 
 def _use_own_cores(rank, size):
