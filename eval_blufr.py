@@ -1,6 +1,6 @@
 """Score a checkpoint, or ready-made features, on the LFW BLUFR protocol: verification and open-set identification."""
 from src import cli
-from src.evaluation import evaluate
+from src.protocols.evaluation import evaluate
 
 EXAMPLES = """  python eval_blufr.py --resume ckpt --dataset_path faces --report report
   python eval_blufr.py --resume ckpt/best.ckpt --dataset_path faces --json blufr.json --save_features blufr.npy

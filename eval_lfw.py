@@ -1,6 +1,6 @@
 """Score a checkpoint, or ready-made features, on LFW's 6,000 pairs."""
 from src import cli
-from src.evaluation import evaluate
+from src.protocols.evaluation import evaluate
 
 EXAMPLES = """  python eval_lfw.py --resume ckpt --dataset_path faces --report report
   python eval_lfw.py --resume ckpt/best.ckpt --dataset_path faces --json lfw.json --save_features lfw.npy

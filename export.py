@@ -39,8 +39,8 @@ def parse():
 
 def calibration_faces(dataset_path, image_size):
     """Return NUM_CALIBRATION training faces, drawn over the whole list, as network input."""
-    from src.images import find_images, read_grey, to_input, training_face_for_test
-    from src.lists import read_image_list
+    from src.data.images import find_images, read_grey, to_input, training_face_for_test
+    from src.data.lists import read_image_list
     cfg = get_config(dataset_path=dataset_path)
     names, _ = read_image_list(cfg.train_list)
     rows = np.random.default_rng(0).permutation(len(names))[:NUM_CALIBRATION]
@@ -50,9 +50,9 @@ def calibration_faces(dataset_path, image_size):
 
 def faces_to_compare(dataset_path, image_size):
     """Return NUM_FACES faces as network input: LFW's first, or synthetic ones without a data set."""
-    from src.evaluation import lfw_images
-    from src.images import face_for_test, find_images, read_grey, to_input
-    from src.synthetic import faces_as_input
+    from src.data.images import face_for_test, find_images, read_grey, to_input
+    from src.data.synthetic import faces_as_input
+    from src.protocols.evaluation import lfw_images
     if not dataset_path:
         return faces_as_input(image_size, NUM_FACES)
     cfg = get_config(dataset_path=dataset_path)
@@ -62,25 +62,26 @@ def faces_to_compare(dataset_path, image_size):
 
 def main():
     args = parse()
-    from src import checkpoint, device
+    from src import device
+    from src.training import checkpoint
     device.set_up(args.device_target, args.device_id)
-    from src.export import export
+    from src.deploy.export import export
     ckpt = checkpoint.newest(args.ckpt_file)
     network, network_type, image_size = checkpoint.load_embedding(ckpt)
     batch_size = None if args.batch_size == 'dynamic' else int(args.batch_size)
-    facts = export(network, image_size, args.file_name or network_type, args.file_format, batch_size, args.ir,
+    metadata = export(network, image_size, args.file_name or network_type, args.file_format, batch_size, args.ir,
                    faces_to_compare(args.dataset_path, image_size),
                    calibration_faces(args.dataset_path, image_size) if args.int8 else None)
     folder = os.path.dirname(args.file_name or '')
     print(f"{ckpt}: {network_type} for {image_size}x{image_size} faces")
-    print(f"written: {os.path.join(folder, facts['file'])}, {facts['bytes']} bytes, input {facts['input']['name']} "
-          f"{facts['input']['shape']} {facts['input']['dtype']} {facts['input']['values']}")
+    print(f"written: {os.path.join(folder, metadata['file'])}, {metadata['bytes']} bytes, input {metadata['input']['name']} "
+          f"{metadata['input']['shape']} {metadata['input']['dtype']} {metadata['input']['values']}")
     if args.int8:
         print(f"int8, calibrated on training faces: smallest cosine to the checkpoint's features "
-              f"{facts['int8_smallest_cosine']:.4f}")
-    elif facts['compared_on']:
-        print(f"compared on {facts['compared_on']} faces: largest difference {facts['largest_difference']:.2g} in "
-              f"features up to {facts['largest_feature']:.3g}")
+              f"{metadata['int8_smallest_cosine']:.4f}")
+    elif metadata['compared_on']:
+        print(f"compared on {metadata['compared_on']} faces: largest difference {metadata['largest_difference']:.2g} in "
+              f"features up to {metadata['largest_feature']:.3g}")
     else:
         print("not compared: nothing here can read an AIR file")
 

@@ -1,8 +1,9 @@
 """Score the features that ascend310_infer wrote on LFW and BLUFR: tables, JSON, thresholds, report as eval_*.py."""
 import os
 
-from src import cli, report
+from src import cli
 from src.config import get_config
+from src.scoring import report
 
 EXAMPLES = """  python postprocess.py --result_path result_Files --mat_files_path faces/mat_files
   python postprocess.py --result_path result_Files --data_path faces --report report"""
@@ -25,19 +26,20 @@ def parse():
 
 def main():
     args = parse()
-    from src import deploy, evaluation
-    cfg = get_config(dataset_path=args.data_path and deploy.dataset_tree(args.data_path))
+    from src.deploy import exchange
+    from src.protocols import evaluation
+    cfg = get_config(dataset_path=args.data_path and exchange.dataset_tree(args.data_path))
     if args.mat_files_path:
         cfg.lfw_pairs_mat_path = os.path.join(args.mat_files_path, 'lfw_pairs.mat')
         cfg.blufr_config_mat_path = os.path.join(args.mat_files_path, 'blufr_lfw_config.mat')
-    features_of = deploy.read_results(args.result_path, cfg)
+    features_of = exchange.read_results(args.result_path, cfg)
     os.makedirs(args.out, exist_ok=True)
     scored = {}
     for protocol in evaluation.IMAGES:
         scored[protocol] = evaluation.score(protocol, cfg, features_of)
         print(report.table(scored[protocol]))
         report.write_json(os.path.join(args.out, f'{protocol}.json'), scored[protocol].numbers)
-    label = os.path.join(args.result_path, deploy.FEATURES)
+    label = os.path.join(args.result_path, exchange.FEATURES)
     report.write_thresholds(os.path.join(args.out, 'thresholds.json'), label, scored.values())
     if args.report:
         evaluation.write_report(args.report, {label: scored}, cfg)

@@ -18,11 +18,11 @@ def main():
                       'says')
     size.add_argument('--image_size', type=int, metavar='S', help='side of the faces')
     args = flags.parse_args()
-    from src import deploy
-    image_size = args.image_size or deploy.model_image_size(args.model)
+    from src.deploy import exchange
+    image_size = args.image_size or exchange.model_image_size(args.model)
     cfg = get_config(settings=[f'image_size={image_size}', f'resize_size={max(144, image_size)}'],
-                     dataset_path=deploy.dataset_tree(args.data_path))
-    number, anew = deploy.write_inputs(cfg, image_size, args.result_path, len(os.sched_getaffinity(0)))
+                     dataset_path=exchange.dataset_tree(args.data_path))
+    number, anew = exchange.write_inputs(cfg, image_size, args.result_path, len(os.sched_getaffinity(0)))
     print(f"{args.result_path}: {number} faces of {image_size}x{image_size}{'' if anew else ', up to date'}")
 
 

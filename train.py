@@ -32,8 +32,8 @@ def main():
         raise ValueError(f"--eval_every {args.eval_every} is negative; 0 means never")
     from src import device
     here = device.set_up(args.device_target, args.device_id, args.run_distribute)
-    from src.evaluation import lfw_scorer
-    from src.trainer import train
+    from src.protocols.evaluation import lfw_scorer
+    from src.training.trainer import train
     evaluate = lfw_scorer(cfg, here) if args.eval_every else None
     train(cfg, here, args.recipe, args.ckpt_path, args.resume, evaluate, args.eval_every, args.finetune)
 

@@ -18,8 +18,8 @@ import numpy as np
 PROJECT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(PROJECT))
 
-from src import lists  # noqa: E402
 from src.convert import convert  # noqa: E402
+from src.data import lists  # noqa: E402
 
 
 def make_tsv(root, names, copies, tsv, clean_list):

@@ -29,7 +29,7 @@ def latency(network, image_size, calls=30):
     """Return the median milliseconds of a call for one face."""
     from mindspore import Tensor
 
-    from src.synthetic import faces_as_input
+    from src.data.synthetic import faces_as_input
     face, times = Tensor(faces_as_input(image_size, 1)), []
     for _ in range(calls + 3):
         start = time.perf_counter()
@@ -49,9 +49,9 @@ def in_python(network, paths, image_size):
 
 def in_cpp(mindir, cfg, image_size, work):
     """Return (features in LFW's order, images/s, p50 ms) of the C++ program."""
-    from src import deploy
-    from src.evaluation import lfw_images
-    deploy.write_inputs(cfg, image_size, work / 'inputs')
+    from src.deploy import exchange
+    from src.protocols.evaluation import lfw_images
+    exchange.write_inputs(cfg, image_size, work / 'inputs')
     program = subprocess.run(['bash', PROJECT / 'ascend310_infer' / 'build.sh'], stdout=subprocess.PIPE, text=True,
                              check=True).stdout.splitlines()[-1]
     command = [program, '--mindir_path', mindir, '--dataset_path', work / 'inputs', '--device_target', 'CPU',
@@ -61,7 +61,7 @@ def in_cpp(mindir, cfg, image_size, work):
         subprocess.run([*command, *further], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         text = (work / 'time' / 'test_perform_static.txt').read_text()
         found[name] = float(re.search(r'p50: ([\d.]+)' if name == 'p50' else r'([\d.]+) images/s', text)[1])
-    features = deploy.read_results(work / 'result', cfg)(lfw_images(cfg)[0])
+    features = exchange.read_results(work / 'result', cfg)(lfw_images(cfg)[0])
     return features, found['all'], found['p50']
 
 
@@ -73,10 +73,11 @@ def main():
     device.set_up('CPU')
     import mindspore as ms
 
-    from src import checkpoint, evaluation
     from src.config import get_config
-    from src.images import find_images
-    from src.onnx_backend import OnnxNetwork
+    from src.data.images import find_images
+    from src.deploy.onnx_backend import OnnxNetwork
+    from src.protocols import evaluation
+    from src.training import checkpoint
     ckpt = checkpoint.newest(args.ckpt_file)
     network, network_type, size = checkpoint.load_embedding(ckpt, target='CPU')
     cfg = get_config(dataset_path=args.dataset_path)

@@ -20,8 +20,9 @@ import numpy as np
 PROJECT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(PROJECT))
 
-from src import lists, metrics  # noqa: E402
 from src.config import get_config  # noqa: E402
+from src.data import lists  # noqa: E402
+from src.scoring import metrics  # noqa: E402
 
 CONTENDERS = {'port': "the port's way", 'numpy': 'vectorised NumPy', 'ours': 'ours'}
 
@@ -136,9 +137,10 @@ def embedding_lines(cfg, ckpt, num_images):
     """Return the table of embedding beside the bare network on ready batches of the same size."""
     from mindspore import Tensor
 
-    from src import checkpoint, device
+    from src import device
+    from src.data.images import find_images
     from src.embedding import embed
-    from src.images import find_images
+    from src.training import checkpoint
     device.set_up('CPU')
     network, _, size = checkpoint.load_embedding(checkpoint.newest(ckpt), target='CPU')
     names = lists.load_blufr(cfg.blufr_config_mat_path)

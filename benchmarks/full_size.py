@@ -22,10 +22,11 @@ import numpy as np
 
 PROJECT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(PROJECT))
-from src import dataset, device, synthetic  # noqa: E402
+from src import dataset, device  # noqa: E402
 from src.config import get_config  # noqa: E402
-from src.lists import write_image_list  # noqa: E402
-from src.train_step import PART  # noqa: E402
+from src.data import synthetic  # noqa: E402
+from src.data.lists import write_image_list  # noqa: E402
+from src.training.step import PART  # noqa: E402
 
 NUM_LINES, NUM_PEOPLE = 5_049_824, 79_077
 

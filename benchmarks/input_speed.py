@@ -19,10 +19,10 @@ import numpy as np
 PROJECT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(PROJECT))
 
-from src import lists  # noqa: E402
 from src.config import get_config  # noqa: E402
+from src.data import lists  # noqa: E402
+from src.data.pack import ENCODINGS, pack  # noqa: E402
 from src.dataset import TrainingBatches, open_faces, prefetch  # noqa: E402
-from src.pack import ENCODINGS, pack  # noqa: E402
 
 BATCH = 128
 
@@ -70,7 +70,7 @@ def images_per_second(batches, seconds, warm_up):
 def training_loss(cfg, steps):
     """Return seconds a training step on ready batches and through the loop that train.py runs, in turn, medians."""
     from src import device
-    from src.train_step import build_step, step_outputs
+    from src.training.step import build_step, step_outputs
     step = build_step(cfg, device.set_up('CPU'))
     batches = TrainingBatches(open_faces(cfg), cfg)
     ready = *batches[0], np.float32(1e-4)
@@ -98,9 +98,9 @@ def main():
     rows = {"the port's way": images_per_second(port_way(args.root, names, labels, workers), args.seconds, once)}
     with tempfile.TemporaryDirectory() as folder:
         for encoding in ENCODINGS:
-            facts = pack(args.root, args.list, os.path.join(folder, encoding), encoding, num_shards=2)
+            metadata = pack(args.root, args.list, os.path.join(folder, encoding), encoding, num_shards=2)
             cfg = get_config(settings=[*settings, f'train_list={folder}/{encoding}.json', 'data_path=.'])
-            size = sum(open_faces(cfg).pack.lengths) / facts['num_images']
+            size = sum(open_faces(cfg).pack.lengths) / metadata['num_images']
             rows[f'{encoding} pack, {size:.0f} bytes a face'] = images_per_second(our_way(cfg), args.seconds, once)
     for title, cache in (('folder, every picture decoded', 0), ('folder, kept in memory', 1024)):
         cfg = get_config(settings=[*settings, f'cache_images_mb={cache}', f'data_path={os.path.abspath(args.root)}',

@@ -24,7 +24,7 @@ import numpy as np
 
 PROJECT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(PROJECT))
-from src import launch  # noqa: E402
+from src.training import launch  # noqa: E402
 
 NUM_CLASSES = 1000
 CONTENDERS = {'torch': 'PyTorch, 2 cores', 'torch1': 'PyTorch, 1 core', 'one': 'ours, 1 process, 1 core',
@@ -55,7 +55,7 @@ def run_mindspore(args):
     from src import device
     here = device.set_up('CPU', run_distribute=PROCESSES.get(args.contender) is JOINED)
     from src.config import get_config
-    from src.train_step import build_step
+    from src.training.step import build_step
     batch_size = args.batch_size // (2 if args.contender == 'two' else 1)
     cfg = get_config('lightcnn9_ms1m', [f'batch_size={batch_size}', f'num_classes={NUM_CLASSES}',
                                         f'image_size={args.image_size}'])

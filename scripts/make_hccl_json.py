@@ -13,8 +13,9 @@ import sys
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
-from src import cli, hccl  # noqa: E402
-from src.lists import write_text  # noqa: E402
+from src import cli  # noqa: E402
+from src.data.lists import write_text  # noqa: E402
+from src.training import hccl  # noqa: E402
 
 
 def device_addresses(file):

@@ -16,7 +16,7 @@ recipe=(--recipe quickstart --dataset_path "$data" --device_target "${DEVICE_TAR
 mkdir -p "$out"
 
 echo "1/4 drawing synthetic faces"
-[[ -f $data/train_list.txt ]] || "$python" -m src.synthetic --out "$data"
+[[ -f $data/train_list.txt ]] || "$python" -m src.data.synthetic --out "$data"
 
 echo "2/4 training"
 "$python" train.py "${recipe[@]}" --ckpt_path "$out/ckpt" --resume auto "$@"
@@ -32,7 +32,7 @@ for protocol in lfw blufr; do
 done
 
 echo "4/4 results on synthetic faces, of people never trained on (they say nothing about real ones)"
-"$python" -m src.compare --recipe quickstart --dataset_path "$data" --out "$out" \
+"$python" -m src.scoring.compare --recipe quickstart --dataset_path "$data" --out "$out" \
     --note "Synthetic faces of people never trained on: the numbers say that the pipeline works, nothing about people." \
     --run untrained "$out/untrained_lfw.npy" "$out/untrained_blufr.npy" \
     --run trained "$out/trained_lfw.npy" "$out/trained_blufr.npy"

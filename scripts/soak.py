@@ -15,8 +15,8 @@ import numpy as np
 PROJECT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(PROJECT))
 
-from src import checkpoint  # noqa: E402
-from src.synthetic import write_dataset  # noqa: E402
+from src.data.synthetic import write_dataset  # noqa: E402
+from src.training import checkpoint  # noqa: E402
 
 LAST = 'lightcnn-30_6.ckpt'
 SETTINGS = ['--recipe', 'quickstart', '--set', 'num_classes=6', 'image_size=16', 'resize_size=18', 'epochs=30',
@@ -42,17 +42,17 @@ def corrupt(ckpt_dir, rng):
         return None
     newest = Path(files[-1])
     data = newest.read_bytes()
-    how = rng.choice(['cut off', 'one byte changed', 'facts cut off', 'facts gone', 'left-over temporary file'])
+    how = rng.choice(['cut off', 'one byte changed', 'metadata cut off', 'metadata gone', 'left-over temporary file'])
     if how == 'cut off':
         newest.write_bytes(data[:rng.randrange(len(data))])
     elif how == 'one byte changed':
         place = rng.randrange(len(data))
         newest.write_bytes(data[:place] + bytes([data[place] ^ 1]) + data[place + 1:])
-    elif how == 'facts cut off':
-        facts = Path(checkpoint.facts_file(str(newest)))
-        facts.write_bytes(facts.read_bytes()[:rng.randrange(100)])
-    elif how == 'facts gone':
-        os.remove(checkpoint.facts_file(str(newest)))
+    elif how == 'metadata cut off':
+        metadata = Path(checkpoint.metadata_file(str(newest)))
+        metadata.write_bytes(metadata.read_bytes()[:rng.randrange(100)])
+    elif how == 'metadata gone':
+        os.remove(checkpoint.metadata_file(str(newest)))
     else:
         (ckpt_dir / f'.1-{newest.name}').write_bytes(data[:1000])
     return how

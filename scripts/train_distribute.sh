@@ -19,4 +19,4 @@ fi
 project=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 python=$(bash "$project/scripts/python.sh")
 export PYTHONPATH=$project${PYTHONPATH:+:$PYTHONPATH}
-exec "$python" -u -m src.launch --device_num "$1" --device_target "$target" "${table[@]}" -- "${@:2}"
+exec "$python" -u -m src.training.launch --device_num "$1" --device_target "$target" "${table[@]}" -- "${@:2}"

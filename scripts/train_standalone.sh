@@ -17,7 +17,7 @@ python=$(bash "$project/scripts/python.sh")
 command=("$project/train.py" --device_target "${DEVICE_TARGET:-auto}" --device_id "$1")
 if [[ ${DEVICE_TARGET:-} == CPU ]]; then
     export PYTHONPATH=$project${PYTHONPATH:+:$PYTHONPATH}
-    command=(-m src.launch --device_num auto --device_target CPU --)
+    command=(-m src.training.launch --device_num auto --device_target CPU --)
 fi
 setsid nohup "$python" -u "${command[@]}" "${@:2}" > "$log" 2>&1 < /dev/null &
 pid=$!

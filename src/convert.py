@@ -6,7 +6,7 @@ Seven columns a row: Freebase MID, search rank, image URL, page URL, face id, ba
 JPEG. The file is read in parts by several processes, in constant memory. What each part did is kept in
 OUTPUT_DIR/.convert, so that a run that was killed goes on without reading finished parts again. Rows that are broken go
 to rejected.tsv with line number and reason, listed images that never came to missing.txt. With --format pack the faces
-go at once into the shards of OUTPUT_DIR/pack.json (src/pack.py), labelled by the clean list, without small files.
+go at once into the shards of OUTPUT_DIR/pack.json (src/data/pack.py), labelled by the clean list, without small files.
 """
 import argparse
 import base64
@@ -28,8 +28,9 @@ import cv2  # noqa: E402
 import numpy as np  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
-from src import cli, lists, pack  # noqa: E402
-from src.images import TRAIN_SIDE, decode_grey, resize  # noqa: E402
+from src import cli  # noqa: E402
+from src.data import lists, pack  # noqa: E402
+from src.data.images import TRAIN_SIDE, decode_grey, resize  # noqa: E402
 
 EXAMPLES = """  python src/convert.py --file_path ms1m.tsv --output_dir train
   python src/convert.py --file_path ms1m.tsv --output_dir train --clean_list clean_list.txt --workers 8
@@ -167,10 +168,10 @@ class Part:
 def convert_part(job, number, start, end, clean):
     """Write the images of one part and then, as the sign that it is finished, part_<number>.json; return its counts."""
     part = Part(job, number, start, end)
-    facts = {}
+    metadata = {}
     if job['format'] == 'pack':
         prefix = os.path.join(job['output_dir'], 'pack')
-        facts['shard'] = pack.write_shard(prefix, number, (
+        metadata['shard'] = pack.write_shard(prefix, number, (
             (name, label, pack.encode_jpeg(resize(decode_grey(data), TRAIN_SIDE)))
             for name, label, data in part.rows(clean)))
     else:
@@ -178,7 +179,7 @@ def convert_part(job, number, start, end, clean):
             pass
         os.sync()                                                # the pictures before the word that they are there
     lists.write_array(f'{part.stem}.npy', np.array(part.keys, np.uint64))
-    lists.write_text(f'{part.stem}.json', json.dumps({**part.counts, **facts}))
+    lists.write_text(f'{part.stem}.json', json.dumps({**part.counts, **metadata}))
     return part.counts
 
 
@@ -235,7 +236,7 @@ def _finish_pack(output_dir, work, num_parts, clean, clean_list):
     for number in range(num_parts):
         with open(os.path.join(work, f'part_{number:06d}.json'), encoding='utf-8') as text:
             shards.append(json.load(text)['shard'])
-    pack.write_facts(os.path.join(output_dir, 'pack'), shards, encoding='jpeg', size=TRAIN_SIDE, num_bad=0,
+    pack.write_metadata(os.path.join(output_dir, 'pack'), shards, encoding='jpeg', size=TRAIN_SIDE, num_bad=0,
                      num_people=int(clean.labels.max()) + 1, list_sha256=lists.file_sha256(clean_list))
 
 

@@ -1,9 +1,9 @@
 """Training batches by step number: the same (seed, step) gives the same batch, whatever ran before.
 
     faces = FaceFolder(cfg)
-    images, labels, mask = TrainingBatches(faces, cfg)[step]     # (b, 1, S, S) float32, (b,) int32, (b, 256) float32
+    images, labels, noise = TrainingBatches(faces, cfg)[step]    # (b, C, S, S) float32, (b,) int32, (b, M) float32
 
-One epoch is one permutation of all images, drawn from (seed, epoch). Crop, flip and dropout of step k come from
+One epoch is one permutation of all images, drawn from (seed, epoch). Crop, flip and noise for dropout of step k come from
 (seed, k) for the whole global batch, of which a rank takes its rows: N ranks of batch b see what one of batch N*b does.
 """
 import hashlib
@@ -17,9 +17,9 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from src.images import find_image, read_grey, resize, to_input
-from src.lists import check_train_labels, read_image_list, write_text
-from src.pack import Pack
+from src.data.images import find_image, read_grey, resize, to_input
+from src.data.lists import check_train_labels, read_image_list, write_text
+from src.data.pack import Pack
 
 EMBEDDING_SIZE = 256
 _NAMES = 100_000                 # names that are hashed at once
@@ -27,7 +27,7 @@ _EPOCH, _STEP = 1, 2             # what a random stream is for; 0 draws the init
 
 
 class PackedFaces:
-    """The faces of a pack (src/pack.py), as (R, R) uint8."""
+    """The faces of a pack (src/data/pack.py), as (R, R) uint8."""
 
     def __init__(self, cfg):
         self.pack, self.list_file, self.side = Pack(cfg.train_list), cfg.train_list, cfg.resize_size
@@ -162,8 +162,9 @@ def _decode_all(faces, num_workers):
 class TrainingBatches:
     """Random access to batches by global step, counted from 0 over all epochs."""
 
-    def __init__(self, faces, cfg, rank=0, rank_size=1):
+    def __init__(self, faces, cfg, rank=0, rank_size=1, noise_size=EMBEDDING_SIZE):
         self.faces, self.cfg, self.rank = faces, cfg, rank
+        self.noise_size = max(1, noise_size)                       # MindSpore has no arrays of no numbers
         self.global_batch = cfg.batch_size * rank_size
         self.steps_per_epoch = len(faces) // self.global_batch     # the rest of an epoch's permutation is left out
         if not self.steps_per_epoch:
@@ -184,9 +185,8 @@ class TrainingBatches:
         rows = self.permutation(epoch)[place * self.global_batch:][:self.global_batch][mine]
         rng = np.random.default_rng([cfg.seed, _STEP, int(step)])
         faces = AUGMENTS[cfg.augment](self.faces.read(rows), cfg.image_size, rng, self.global_batch, mine)
-        kept = rng.random((self.global_batch, EMBEDDING_SIZE), np.float32)[mine] >= cfg.dropout
-        mask = kept.astype(np.float32) / np.float32(1 - cfg.dropout)
-        return to_input(faces), self.faces.labels[rows], mask
+        noise = rng.random((self.global_batch, self.noise_size), np.float32)[mine]
+        return to_input(faces), self.faces.labels[rows], noise
 
 
 def crop_flip(faces, size, rng, global_batch, mine):

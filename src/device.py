@@ -4,9 +4,9 @@
 modules that need none stay free of it.
 """
 import ctypes
+import importlib.metadata
 import os
 import signal
-from importlib import metadata
 from typing import NamedTuple
 
 TARGETS = ('Ascend', 'GPU', 'CPU')
@@ -30,8 +30,8 @@ def guard_onednn(version=None, environ=os.environ):
     Must run before `import mindspore`. A value that the user has set stays.
     """
     try:
-        major, minor = (int(part) for part in (version or metadata.version('mindspore')).split('.')[:2])
-    except (metadata.PackageNotFoundError, ValueError):
+        major, minor = (int(part) for part in (version or importlib.metadata.version('mindspore')).split('.')[:2])
+    except (importlib.metadata.PackageNotFoundError, ValueError):
         return
     if (major, minor) >= (2, 9):
         environ.setdefault('ONEDNN_MAX_CPU_ISA', 'AVX2')

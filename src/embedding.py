@@ -13,9 +13,9 @@ import numpy as np
 from mindspore import Tensor
 from tqdm import tqdm
 
+from src.data.images import PREPROCESSING, face_for_test, read_grey, to_input
+from src.data.lists import file_sha256, write_array
 from src.dataset import prefetch
-from src.images import PREPROCESSING, face_for_test, read_grey, to_input
-from src.lists import file_sha256, write_array
 
 
 def embed(network, paths, image_size, batch_size=64, num_workers=2, to_face=face_for_test):

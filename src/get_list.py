@@ -13,9 +13,10 @@ from pathlib import Path
 if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from src import cli, lists  # noqa: E402
+from src import cli  # noqa: E402
 from src.config import get_config  # noqa: E402
-from src.images import EXTENSIONS  # noqa: E402
+from src.data import lists  # noqa: E402
+from src.data.images import EXTENSIONS  # noqa: E402
 
 EXAMPLES = __doc__.split('\n\n')[1]
 RESULT_FILE = 'mat_files/LightenedCNN_B_lfw.mat'          # of the network's authors, where the LFW order came from

@@ -1,54 +1,18 @@
 """LightCNN-9, -29 and -29v2: convolutions with Max-Feature-Map (Wu et al., arXiv:1511.02683).
 
-    network = embedding_network('LightCNN_9Layers', image_size=128)     # (N, 1, 128, 128) -> (N, 256)
+    network = build_backbone('LightCNN_9Layers', image_size=128, channels=1)     # (N, 1, 128, 128) -> (N, 256)
 
-The embedding network stands alone; a `Classifier` on top exists only while training. Initial weights come from NumPy's
-generator and the run's seed, so they are the same in every process and for every MindSpore.
+They take any side that is a multiple of 16, and grey or colour. The head on top exists only while training.
 """
-import numpy as np
-from mindspore import Parameter, Tensor, nn, ops
-from mindspore import dtype as mstype
+from mindspore import nn, ops
 
-from src import onednn
-from src.fused_mfm import Blocked, FusedMFM, Unblocked
+from src.backbone import COMMON_OPTIONS, Backbone, keep_mask
+from src.cpu.fused_mfm import Blocked, FusedMFM, Unblocked
+from src.initializers import Init
+from src.options import Option
 
 EMBEDDING_SIZE = 256
 _POOLED = 16                     # four poolings by two
-
-
-def _xavier(rng, shape):
-    """Uniform weights of variance 1 / fan_in."""
-    limit = np.sqrt(3 / np.prod(shape[1:]))
-    return rng.uniform(-limit, limit, shape).astype(np.float32)
-
-
-def _centred(rng, shape):
-    """Normal weights of zero mean over each filter, scaled so that faces keep unit power through every layer.
-
-    Zero-mean filters ignore the constant that Max-Feature-Map adds to all maps, which otherwise grows from layer to
-    layer and hides the face. What is left of the signal is smaller: 1 / 1.3 a layer, 1 / 9 on grey pixels. These
-    gains were measured by layer-sequential unit-variance initialisation (arXiv:1511.06422) on aligned faces.
-    """
-    weight = rng.standard_normal(shape).astype(np.float32) / np.float32(np.sqrt(np.prod(shape[1:])))
-    weight -= weight.mean(tuple(range(1, len(shape))), keepdims=True)
-    return weight * np.float32(9.0 if shape[1] == 1 else 1.3)
-
-
-INITS = {'xavier': _xavier, 'centred': _centred}
-
-
-class Init:
-    """How layers are made: initial weights, drawn one after another from one seed; all zero (to be loaded over)
-    without a recipe. For the target 'CPU' convolutions are those of `src.fused_mfm` where it can; for None they are
-    MindSpore's, which can be exported."""
-
-    def __init__(self, name=None, seed=0, target=None):
-        self.draw = INITS[name] if name else lambda rng, shape: np.zeros(shape, np.float32)
-        self.rng = np.random.default_rng([seed, 0])
-        self.fused = target == 'CPU' and onednn.is_available()
-
-    def __call__(self, *shape):
-        return Tensor(self.draw(self.rng, shape))
 
 
 class MFM(nn.Cell):
@@ -137,31 +101,17 @@ class MaxAvgPool(nn.Cell):
         return self.max_pool(x) + self.avg_pool(x)
 
 
-class Embedding(nn.Cell):
-    """Convolutional features and one fully connected layer: (N, 1, S, S) -> (N, 256)."""
-
-    def __init__(self, features, fc):
-        super().__init__()
-        self.features = nn.SequentialCell(features)
-        self.fc = fc
-        self.flatten = nn.Flatten()
-
-    def construct(self, x):
-        x = self.features(x)                 # (N, 1, S, S) -> (N, 128, S / 16, S / 16)
-        return self.fc(self.flatten(x))      # -> (N, 256)
-
-
 # out channels of the four groups, and the residual blocks before each
 _CHANNELS = (96, 192, 128, 128)
 _BLOCKS_29 = (1, 2, 3, 4)
 
 
-def _features(init, pool, num_blocks=(0, 0, 0, 0)):
+def _features(init, channels, pool, num_blocks):
     """Return the layers up to the last pooling; the third group is not followed by one."""
     fuse = init.fused and pool is MaxPool                    # then the convolution pools, and its pooling does nothing
     if init.fused:
         pool = nn.Identity if fuse else lambda plain=pool: nn.SequentialCell(Unblocked(), plain(), Blocked())
-    layers = [mfm_conv(init, 1, 48, 5, fuse), pool()]
+    layers = [mfm_conv(init, channels, 48, 5, fuse), pool()]
     channels = 48
     for i, (out_channels, blocks) in enumerate(zip(_CHANNELS, num_blocks)):
         layers += [ResBlock(init, channels) for _ in range(blocks)]
@@ -172,91 +122,48 @@ def _features(init, pool, num_blocks=(0, 0, 0, 0)):
     return layers + [Unblocked()] * init.fused
 
 
-def _mfm_dense(init, in_size):
-    return MFM(dense(init, in_size, 2 * EMBEDDING_SIZE))
+class LightCNN(Backbone):
+    """Convolutional features and one fully connected layer: (N, C, S, S) -> (N, D)."""
+
+    OPTIONS = {
+        **COMMON_OPTIONS,
+        'image_size': Option(128, 16, 1024, 'side of the faces, a multiple of 16'),
+        'channels': Option(1, (1, 3), None, '1: grey, 3: colour'),
+        'embedding_size': Option(EMBEDDING_SIZE, 2, 8192, 'length of the embedding'),
+        'dropout': Option(0.5, 0.0, 0.99, 'share of the embedding that training drops'),
+    }
+    face_format = 'lightcnn'
+    flat_settings = {'dropout': 'dropout'}
+    pool, num_blocks, mfm_embedding = MaxPool, (0, 0, 0, 0), True
+
+    def __init__(self, init: Init, options: dict):
+        super().__init__(options)
+        if self.image_size % _POOLED:
+            raise ValueError(f"image_size {self.image_size} is not a multiple of {_POOLED}")
+        flat_size = _CHANNELS[-1] * (self.image_size // _POOLED) ** 2
+        self.features = nn.SequentialCell(_features(init, self.channels, self.pool, self.num_blocks))
+        self.fc = (MFM(dense(init, flat_size, 2 * self.embedding_size)) if self.mfm_embedding
+                   else dense(init, flat_size, self.embedding_size))
+        self.flatten = nn.Flatten()
+        self.dropout, self.noise_size = options['dropout'], self.embedding_size
+
+    def construct(self, images, noise=None):
+        maps = self.features(images)                      # (N, C, S, S) -> (N, 128, S / 16, S / 16)
+        embedding = self.fc(self.flatten(maps))           # -> (N, D)
+        return embedding if noise is None else embedding * keep_mask(noise, self.dropout)
 
 
-def _lightcnn9(init, flat_size):
-    return Embedding(_features(init, MaxPool), _mfm_dense(init, flat_size))
+class LightCNN9(LightCNN):
+    """LightCNN-9: 5.5 million parameters, 0.98 GMAC at 128x128."""
 
 
-def _lightcnn29(init, flat_size):
-    return Embedding(_features(init, MaxPool, _BLOCKS_29), _mfm_dense(init, flat_size))
+class LightCNN29(LightCNN):
+    """LightCNN-29: 12.6 million parameters, 3.6 GMAC at 128x128."""
+
+    num_blocks = _BLOCKS_29
 
 
-def _lightcnn29v2(init, flat_size):
-    return Embedding(_features(init, MaxAvgPool, _BLOCKS_29), dense(init, flat_size, EMBEDDING_SIZE))
+class LightCNN29v2(LightCNN):
+    """LightCNN-29 v2: maximum and mean pooling, a linear embedding, a softmax without bias."""
 
-
-NETWORKS = {'LightCNN_9Layers': _lightcnn9, 'LightCNN_29Layers': _lightcnn29, 'LightCNN_29Layers_v2': _lightcnn29v2}
-
-
-def embedding_network(network_type, image_size=128, init=None):
-    """Return the embedding network `network_type`: (N, 1, image_size, image_size) -> (N, 256).
-
-    init: an `Init`, or None for zeros that a checkpoint replaces. Raises ValueError for an unknown type or size.
-    """
-    if network_type not in NETWORKS:
-        raise ValueError(f"unknown network_type '{network_type}'; networks: {', '.join(NETWORKS)}")
-    if image_size < _POOLED or image_size % _POOLED:
-        raise ValueError(f"image_size {image_size} is not a multiple of {_POOLED}")
-    return NETWORKS[network_type](init or Init(), _CHANNELS[-1] * (image_size // _POOLED) ** 2)
-
-
-class Classifier(nn.Cell):
-    """Embeddings and labels -> (mean loss, number of top-1 hits); the weight is called fc2 as in the paper's code.
-
-    'softmax': cross-entropy of a linear layer. 'cosface': of scaled cosines, the true class lowered by a margin.
-    """
-
-    def __init__(self, cfg, init):
-        super().__init__()
-        self.cosine = cfg.loss == 'cosface'
-        # embeddings of length 16 and unit weights would start a softmax far off: a tenth is a calm beginning
-        weight = init(cfg.num_classes, EMBEDDING_SIZE) * (0.1 if cfg.init == 'centred' and not self.cosine else 1.0)
-        self.fc2_weight = Parameter(weight, name='fc2_weight')
-        has_bias = not self.cosine and cfg.network_type != 'LightCNN_29Layers_v2'
-        self.fc2_bias = Parameter(Tensor(np.zeros(cfg.num_classes, np.float32)), name='fc2_bias') if has_bias else None
-        self.matmul = ops.MatMul(transpose_b=True)
-        self.on, self.off = Tensor(1.0, mstype.float32), Tensor(0.0, mstype.float32)
-        self.scale, self.margin = cfg.cosface_scale, cfg.cosface_margin
-        self.num_classes = cfg.num_classes
-
-    def construct(self, embedding, labels):
-        if self.cosine:
-            cosine = self.matmul(_unit(embedding), _unit(self.fc2_weight))               # (N, num_classes)
-            logits = self.scale * (cosine - self.margin * ops.one_hot(labels, self.num_classes, self.on, self.off))
-        else:
-            logits = self.matmul(embedding, self.fc2_weight)
-            if self.fc2_bias is not None:
-                logits = logits + self.fc2_bias
-        logits = logits.astype(mstype.float32)
-        hits = (logits.argmax(1).astype(mstype.int32) == labels).astype(mstype.float32).sum()
-        return ops.cross_entropy(logits, labels), hits
-
-
-def _unit(x):
-    return x / ops.sqrt((x * x).sum(1, keepdims=True) + 1e-12)
-
-
-class TrainingNetwork(nn.Cell):
-    """(images (N, 1, S, S), labels (N,), dropout mask (N, 256)) -> (loss, top-1 hits)."""
-
-    def __init__(self, embedding, classifier):
-        super().__init__()
-        self.embedding = embedding
-        self.classifier = classifier
-
-    def construct(self, images, labels, mask):
-        return self.classifier(self.embedding(images) * mask, labels)
-
-
-def training_network(cfg, target=None):
-    """Return the embedding network and its classifier with the initial weights of `cfg.seed`."""
-    init = Init(cfg.init, cfg.seed, target)
-    return TrainingNetwork(embedding_network(cfg.network_type, cfg.image_size, init), Classifier(cfg, init))
-
-
-def initial_embedding(cfg, target=None):
-    """Return the embedding network with the weights that a training with `cfg` starts from."""
-    return embedding_network(cfg.network_type, cfg.image_size, Init(cfg.init, cfg.seed, target)).set_train(False)
+    pool, num_blocks, mfm_embedding, head_bias = MaxAvgPool, _BLOCKS_29, False, False

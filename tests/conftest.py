@@ -39,7 +39,7 @@ def protocol_files():
 @pytest.fixture(scope='session')
 def synthetic(tmp_path_factory):
     """A tiny synthetic data set: 6 people x 8 to train on, 14 x 24 to test on."""
-    from src.synthetic import write_dataset
+    from src.data.synthetic import write_dataset
     out = tmp_path_factory.mktemp('synthetic')
     write_dataset(str(out), people=6, images=8, test_people=14, test_images=24, seed=3)
     return out
@@ -54,14 +54,14 @@ def cfg(synthetic):
 
 def run_in_process(cfg, out, **kwargs):
     """Train with `cfg` on one CPU process, this one."""
-    from src import trainer
     from src.device import Device
+    from src.training import trainer
     return trainer.train(cfg, Device('CPU', 0, 0, 1), 'quickstart', str(out), **kwargs)
 
 
 def weights_of(file):
     """Return {name: array} of a checkpoint."""
-    from src import checkpoint
+    from src.training import checkpoint
     return {n: p.asnumpy() for n, p in checkpoint.load_parameters(str(file)).items()}
 
 

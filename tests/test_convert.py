@@ -10,10 +10,10 @@ import time
 import cv2
 import numpy as np
 import pytest
-
 from conftest import PROJECT, script
+
 from src import convert
-from src.pack import Pack
+from src.data.pack import Pack
 
 RECTANGLE = base64.b64encode(np.arange(4, dtype=np.float32).tobytes())
 

@@ -3,10 +3,11 @@ import os
 
 import numpy as np
 import pytest
+from conftest import FACES, script
 from scipy.io import savemat
 
-from conftest import FACES, script
-from src import get_list, lists
+from src import get_list
+from src.data import lists
 
 
 def run(*arguments):

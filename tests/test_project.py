@@ -10,12 +10,12 @@ import time
 import cv2
 import numpy as np
 import pytest
-
 from conftest import PROJECT, TINY
-from src import lists
-from src.hccl import rank_table
-from src.synthetic import draw_face, write_dataset
 from test_convert import make_tsv
+
+from src.data import lists
+from src.data.synthetic import draw_face, write_dataset
+from src.training.hccl import rank_table
 
 ENTRY_SCRIPTS = {'train', 'eval_lfw', 'eval_blufr', 'export', 'preprocess', 'postprocess'}
 LEAVES = {'config', 'images', 'lists', 'lr_generator', 'metrics', 'synthetic', 'train_log', 'uncertainty', 'report',

@@ -1,0 +1,38 @@
+"""Every backbone by name. Adding one: a file in this folder with a `Backbone`, and a line in BACKBONES.
+
+    network = build_backbone('LightCNN_9Layers', image_size=128, channels=1)       # (N, 1, 128, 128) -> (N, 256)
+"""
+from collections.abc import Mapping
+from typing import Any, Optional
+
+from src.backbone import Backbone
+from src.initializers import Init
+from src.lightcnn import LightCNN9, LightCNN29, LightCNN29v2
+from src.options import checked_options, entry
+
+BACKBONES = {
+    'LightCNN_9Layers': LightCNN9,
+    'LightCNN_29Layers': LightCNN29,
+    'LightCNN_29Layers_v2': LightCNN29v2,
+}
+# other names under which people know the same networks
+ALIASES = {'lightcnn_9': 'LightCNN_9Layers', 'lightcnn_29': 'LightCNN_29Layers', 'lightcnn_29v2': 'LightCNN_29Layers_v2'}
+
+
+def backbone_class(name: str) -> type:
+    """Return the class of a backbone; ValueError lists the known names."""
+    return entry('backbone', BACKBONES, ALIASES.get(name, name))
+
+
+def backbone_options(name: str, given: Mapping) -> dict:
+    """Return all options of a backbone, `given` ones checked; ValueError for what it does not take."""
+    return checked_options(f'backbone {name}', backbone_class(name).OPTIONS, given)
+
+
+def build_backbone(name: str, *, init: Optional[Init] = None, **options: Any) -> Backbone:
+    """Return the backbone `name`: a Cell (N, C, S, S) float32 -> (N, D) float32.
+
+    init: where initial weights come from; None: zeros, which a checkpoint replaces. options: `image_size`, `channels`,
+    `embedding_size` and the family's own. Raises ValueError for an unknown name or option, or a size it cannot take.
+    """
+    return backbone_class(name)(init or Init(), backbone_options(name, options))

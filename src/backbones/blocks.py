@@ -1,0 +1,58 @@
+"""Layers that many backbones share. Their parameters carry PyTorch's names, so weights of others fit by name.
+
+Initial values are PyTorch's defaults unless a `rule` is given; all come from the network's `Init`.
+"""
+from collections.abc import Callable
+from typing import Optional
+
+from mindspore import Tensor, nn
+
+from src.backbone import keep_mask
+from src.initializers import Init, torch_default
+
+
+def conv(init: Init, in_channels: int, out_channels: int, kernel: int = 1, stride: int = 1,
+         padding: Optional[int] = None, *, groups: int = 1, bias: bool = False,
+         rule: Optional[Callable] = None) -> nn.Conv2d:
+    """Return a convolution (N, in, H, W) -> (N, out, H', W'), padded by kernel // 2 unless `padding` says else."""
+    shape = out_channels, in_channels // groups, kernel, kernel
+    rule = rule or torch_default(shape[1] * kernel * kernel)
+    return nn.Conv2d(in_channels, out_channels, kernel, stride, pad_mode='pad',
+                     padding=kernel // 2 if padding is None else padding, group=groups, has_bias=bias,
+                     weight_init=init.by_rule(rule, *shape),
+                     bias_init=init.by_rule(torch_default(shape[1] * kernel * kernel), out_channels) if bias else None)
+
+
+def linear(init: Init, in_size: int, out_size: int, *, bias: bool = True, rule: Optional[Callable] = None) -> nn.Dense:
+    """Return a linear layer (N, in) -> (N, out)."""
+    return nn.Dense(in_size, out_size, weight_init=init.by_rule(rule or torch_default(in_size), out_size, in_size),
+                    bias_init=init.by_rule(torch_default(in_size), out_size) if bias else None, has_bias=bias)
+
+
+def _torch_names(norm: nn.Cell) -> nn.Cell:
+    for parameter, name in ((norm.gamma, 'weight'), (norm.beta, 'bias'), (norm.moving_mean, 'running_mean'),
+                            (norm.moving_variance, 'running_var')):
+        parameter.name = name
+    return norm
+
+
+def batch_norm(channels: int, *, eps: float = 1e-5, momentum: float = 0.9) -> nn.BatchNorm2d:
+    """Return BatchNorm over (N, C, H, W). momentum: what running statistics keep, 1 - PyTorch's number."""
+    return _torch_names(nn.BatchNorm2d(channels, eps=eps, momentum=momentum))
+
+
+def batch_norm_1d(channels: int, *, eps: float = 1e-5, momentum: float = 0.9) -> nn.BatchNorm1d:
+    """Return BatchNorm over (N, C)."""
+    return _torch_names(nn.BatchNorm1d(channels, eps=eps, momentum=momentum))
+
+
+def prelu(channels: int) -> nn.PReLU:
+    """Return PReLU with a slope a channel, 0.25 at the start."""
+    layer = nn.PReLU(channels)
+    layer.w.name = 'weight'
+    return layer
+
+
+def dropout(x: Tensor, noise: Tensor, rate: float) -> Tensor:
+    """Return x (N, ...) with a share `rate` set to 0 and the rest scaled up. noise: (N, numbers of x an image)."""
+    return x * keep_mask(noise, rate).reshape(x.shape)

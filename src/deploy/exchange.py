@@ -1,0 +1,156 @@
+"""What the C++ program reads and writes: a .bin for each distinct image with a manifest, a file of features with ids.
+
+    write_inputs(cfg, image_size, 'preprocess_Result')           # manifest.tsv, 000000.bin, 000001.bin, ...
+    features_of = read_results('result_Files', cfg)              # names -> (N, D), joined by id
+
+An id is an image's name without folder and extension; LFW and BLUFR list the same 13,233 images in two orders.
+"""
+import hashlib
+import os
+
+import numpy as np
+from tqdm import tqdm
+
+from src.data.images import PREPROCESSING, face_for_test, find_images, read_grey, to_input
+from src.data.lists import read_json, whole_file, write_text
+from src.dataset import prefetch
+from src.protocols.evaluation import IMAGES, image_id, in_order
+
+MANIFEST = 'manifest.tsv'
+HEADER = '# lightcnn manifest 1'
+FEATURES = 'features.bin'
+MAX_HEAD = 4096
+
+
+def listed_images(cfg):
+    """Return {id: name} of every image that LFW or BLUFR lists; ValueError if two of one list share an id."""
+    found = {}
+    for protocol, images in IMAGES.items():
+        names, _ = images(cfg)
+        own = {image_id(name): name for name in names}
+        if len(own) != len(names):
+            raise ValueError(f"{len(names) - len(own)} images of the {protocol} list share a name with another; "
+                             "results are joined by it")
+        found = {**own, **found}
+    return found
+
+
+def dataset_tree(path):
+    """Return the README's data set folder that `path` means: itself, or its parent if it is the lfw folder in it."""
+    own, inner = os.path.join(path, 'lfw', 'image'), os.path.join(path, 'image')
+    if not os.path.isdir(own) and os.path.isdir(inner) and os.path.basename(os.path.abspath(path)) == 'lfw':
+        return os.path.dirname(os.path.abspath(path))
+    return path
+
+
+def model_image_size(model):
+    """Return the side of the faces that an exported model takes, from the metadata beside it."""
+    metadata = os.path.splitext(model)[0] + '.json'
+    held = read_json(metadata, f'no metadata beside the model; export.py writes both, or give --image_size ({model})')
+    try:
+        size = held['input']['shape'][2]
+    except (KeyError, IndexError, TypeError):
+        size = None
+    if not isinstance(size, int) or not 16 <= size <= 1024:
+        raise ValueError(f"{metadata}: does not tell the input's shape; export.py writes it")
+    return size
+
+
+def write_inputs(cfg, image_size, out_dir, num_workers=2):
+    """Write every listed image as network input, (1, S, S) float32, and the manifest; return (images, how many anew).
+
+    Nothing is done if the folder holds just this already. The manifest is written last: a run that was cut off has
+    none.
+    """
+    names = listed_images(cfg)
+    paths = find_images(cfg.root_path, list(names.values()))
+    manifest = os.path.join(out_dir, MANIFEST)
+    files = [f'{row:06d}.bin' for row in range(len(paths))]
+    text = HEADER + '\n' + ''.join(f'{name}\t{file}\n' for name, file in zip(names, files))
+    made_of = _made_of(paths, image_size, text)
+    stamp = os.path.join(out_dir, 'made_of.txt')
+    if _holds(out_dir, files, 4 * image_size ** 2) and _read(stamp) == made_of and _read(manifest) == text:
+        return len(paths), 0
+    os.makedirs(out_dir, exist_ok=True)
+    for old in (stamp, manifest):
+        if os.path.exists(old):
+            os.remove(old)
+
+    def write(row):
+        face = to_input(face_for_test(read_grey(paths[row]), image_size, paths[row])[None])
+        with whole_file(os.path.join(out_dir, files[row]), sync=False) as out:
+            out.write(face.tobytes())
+
+    for _ in tqdm(prefetch(write, range(len(paths)), num_workers), 'writing inputs', len(paths), disable=None):
+        pass
+    write_text(manifest, text)
+    write_text(stamp, made_of)
+    return len(paths), len(paths)
+
+
+def _made_of(paths, image_size, text):
+    """Return what the inputs depend on, as a short text: images by size and time, preprocessing, manifest."""
+    digest = hashlib.sha256(f'{PREPROCESSING} {image_size}\n{text}'.encode(errors='surrogateescape'))
+    for path in paths:
+        metadata = os.stat(path)
+        digest.update(f'{os.path.abspath(path)} {metadata.st_size} {metadata.st_mtime_ns}\n'.encode(errors='surrogateescape'))
+    return digest.hexdigest() + '\n'
+
+
+def _holds(folder, files, num_bytes):
+    if not os.path.isdir(folder):
+        return False
+    with os.scandir(folder) as entries:
+        sizes = {entry.name: entry.stat().st_size for entry in entries if entry.name.endswith('.bin')}
+    return all(sizes.get(file) == num_bytes for file in files)
+
+
+def _read(file):
+    if not os.path.isfile(file):
+        return None
+    with open(file, encoding='utf-8', errors='surrogateescape') as text:
+        return text.read()
+
+
+def read_results(result_dir, cfg):
+    """Return a function names -> (N, D) features from the C++ program's result file.
+
+    Raises FileNotFoundError or ValueError for a file that is cut off, holds a number that is none, or whose ids are
+    not those of the lists.
+    """
+    file = os.path.join(result_dir, FEATURES)
+    ids, features = read_features(file)
+    wanted = listed_images(cfg)
+    found = set(ids)
+    missing = [name for name in wanted if name not in found]
+    extra = [name for name in ids if name not in wanted]
+    for problem, names in (('missing', missing), ('not in the lists', extra)):
+        if names:
+            raise ValueError(f"{file}: {len(names)} of {len(wanted)} results are {problem}: {', '.join(names[:3])}"
+                             f"{' ...' if len(names) > 3 else ''}; preprocess and infer again")
+    return in_order(features, ids)
+
+
+def read_features(file):
+    """Return (ids, features (N, D) float32) of a features.bin."""
+    if not os.path.isfile(file):
+        raise FileNotFoundError(f"{file}: no such result; ascend310_infer writes it")
+    with open(file, 'rb') as data:
+        head = data.readline(MAX_HEAD).split()
+        numbers = [int(word) for word in head[3:] if word.isdigit() and len(word) < 10]
+        if head[:3] != [b'lightcnn', b'features', b'1'] or len(numbers) != 2 or min(numbers) < 1:
+            raise ValueError(f"{file}: not the features of ascend310_infer")
+        num, length = numbers
+        ids = [data.readline(MAX_HEAD).rstrip(b'\n').decode('utf-8', 'surrogateescape') for _ in range(
+            min(num, os.path.getsize(file)))]
+        left = os.path.getsize(file) - data.tell()
+        if left != 4 * num * length:
+            raise ValueError(f"{file}: holds {left} bytes of features, expected {num} x {length} float32 "
+                             f"({4 * num * length}); it is cut off or too long")
+        features = np.frombuffer(data.read(), '<f4').reshape(num, length)
+    if len(set(ids)) != num:
+        raise ValueError(f"{file}: {num - len(set(ids))} ids are there twice")
+    bad = np.flatnonzero(~np.isfinite(features).all(1))
+    if len(bad):
+        raise ValueError(f"{file}: the feature of {ids[bad[0]]} is not finite ({len(bad)} of {num})")
+    return ids, features

@@ -1,0 +1,116 @@
+"""hccl.json, the rank table of Ascend cards: read, checked, written.
+
+    table = read_rank_table('hccl.json')          # {'192.168.1.1': [Card(rank, device_id, device_ip), ...], ...}
+    mine = this_host(table)                       # the server that this host is
+"""
+import contextlib
+import ipaddress
+import os
+import socket
+from typing import NamedTuple
+
+from src.data.lists import read_json
+
+
+class Card(NamedTuple):
+    """One card of a rank table."""
+
+    rank: int
+    device_id: int
+    device_ip: str
+
+
+def read_rank_table(file):
+    """Return {server id: its cards by rank}; ValueError says what is wrong with the file and where."""
+    table = read_json(file, 'no such rank table; scripts/make_hccl_json.py writes one')
+    if not isinstance(table, dict) or not isinstance(table.get('server_list'), list) or not table['server_list']:
+        raise ValueError(f"{file}: has no server_list; expected a rank table such as scripts/make_hccl_json.py writes")
+    if table.get('version') != '1.0':
+        raise ValueError(f"{file}: version {table.get('version')!r}, expected '1.0'")
+    servers = {}
+    for number, server in enumerate(table['server_list'], 1):
+        server_id, cards = _server(server, f"{file}: server {number}")
+        if server_id in servers:
+            raise ValueError(f"{file}: server {number}: the server_id {server_id} is there twice")
+        servers[server_id] = cards
+    _check_counts(file, table, servers)
+    return servers
+
+
+def _server(server, where):
+    devices = server.get('device') if isinstance(server, dict) else None
+    if not isinstance(devices, list) or not devices or not isinstance(server.get('server_id'), str):
+        raise ValueError(f"{where}: expected a server_id and a list of devices")
+    cards = [_card(device, f"{where}, device {number}") for number, device in enumerate(devices, 1)]
+    for field in ('device_id', 'device_ip'):
+        values = [getattr(card, field) for card in cards]
+        twice = next((value for value in values if values.count(value) > 1), None)
+        if twice is not None:
+            raise ValueError(f"{where}: the {field} {twice} is there twice")
+    return server['server_id'], sorted(cards)
+
+
+def _card(device, where):
+    values = {}
+    for field in ('rank_id', 'device_id'):
+        text = str(device.get(field)) if isinstance(device, dict) else 'None'
+        if not text.isdigit() or len(text) > 6:
+            raise ValueError(f"{where}: {field} is {text[:40]}, expected a number from 0")
+        values[field] = int(text)
+    try:
+        address = str(ipaddress.ip_address(device.get('device_ip')))
+    except ValueError:
+        raise ValueError(f"{where}: device_ip is {str(device.get('device_ip'))[:40]}, expected an IP address") from None
+    return Card(values['rank_id'], values['device_id'], address)
+
+
+def _check_counts(file, table, servers):
+    count = str(table.get('server_count', len(servers)))
+    if count != str(len(servers)):
+        raise ValueError(f"{file}: server_count is {count[:20]}, server_list holds {len(servers)}")
+    ranks = sorted(card.rank for cards in servers.values() for card in cards)
+    if ranks != list(range(len(ranks))):
+        wrong = next(i for i, rank in enumerate(ranks) if rank != i)
+        raise ValueError(f"{file}: {len(ranks)} devices have ranks {', '.join(map(str, ranks[:9]))}"
+                         f"{' ...' if len(ranks) > 9 else ''}; expected 0..{len(ranks) - 1}, each once: {wrong} is "
+                         "missing or there twice")
+
+
+def this_host(file, servers):
+    """Return the server id of this host; the only one, or the one whose id is an address or name of this host."""
+    if len(servers) == 1:
+        return next(iter(servers))
+    own = own_addresses()
+    found = [server_id for server_id in servers if server_id in own]
+    if len(found) != 1:
+        raise ValueError(f"{file}: none of the servers {', '.join(list(servers)[:4])} is this host "
+                         f"({', '.join(sorted(own))}); LIGHTCNN_SERVER_ID names it")
+    return found[0]
+
+
+def own_addresses():
+    """Return the names and addresses by which a rank table may call this host."""
+    name = socket.gethostname()
+    own = {name, os.environ.get('LIGHTCNN_SERVER_ID', name)}
+    with contextlib.suppress(OSError):                                     # a host without a name service
+        own |= set(socket.gethostbyname_ex(name)[2])
+    with contextlib.suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect(('10.255.255.255', 1))                               # sends nothing: asks for the route only
+        own.add(probe.getsockname()[0])
+    return own
+
+
+def check_visible(file, cards, dev='/dev'):
+    """Raise ValueError unless every card is a device of this host."""
+    absent = [card.device_id for card in cards if not os.path.exists(os.path.join(dev, f'davinci{card.device_id}'))]
+    if absent:
+        raise ValueError(f"{file}: device {', '.join(map(str, absent))} not found: no {dev}/davinci{absent[0]} on this "
+                         "host")
+
+
+def rank_table(server_id, device_ips):
+    """Return the rank table, as a dict, of one server. device_ips: {device id: its address}."""
+    devices = [{'device_id': str(device), 'device_ip': ip, 'rank_id': str(rank)}
+               for rank, (device, ip) in enumerate(sorted(device_ips.items()))]
+    return {'version': '1.0', 'server_count': '1', 'status': 'completed',
+            'server_list': [{'server_id': server_id, 'device': devices, 'host_nic_ip': 'reserve'}]}

@@ -1,0 +1,88 @@
+"""The log of a training: lines for people on the terminal, the same as JSON in train_log.jsonl."""
+import json
+import math
+import os
+import time
+
+import numpy as np
+
+from src.data.lists import write_text
+
+
+class TrainLog:
+    """Lines for people on the terminal and the same as JSON in train_log.jsonl; only rank 0 writes."""
+
+    def __init__(self, file, cfg, global_batch, steps_per_epoch, num_steps, first_step, is_writer):
+        self.file, self.cfg, self.is_writer = file, cfg, is_writer
+        self.global_batch, self.steps_per_epoch, self.num_steps = global_batch, steps_per_epoch, num_steps
+        self.first_step = self.last_step = self.epoch_step = first_step
+        self.start = self.last_time = self.epoch_time = time.time()
+        self.losses, self.hits, self.num_seen = [], 0.0, 0
+        if is_writer:
+            self._keep_up_to(first_step)
+
+    def _keep_up_to(self, step):
+        """Drop the rows of steps that a resumed run does again."""
+        rows = read_log(self.file)
+        write_text(self.file, ''.join(json.dumps(r) + '\n' for r in rows if r['step'] <= step))
+
+    def step(self, step, loss, hits, lr):
+        """Take in one step; print and write a line every log_steps and at the end of an epoch."""
+        if math.isfinite(loss):                        # an overflow that the loss scale skips is not
+            self.losses.append(loss)
+        self.hits += hits
+        self.num_seen += 1                             # fewer than steps where several run in one sink
+        ends_epoch = step % self.steps_per_epoch == 0
+        if step // self.cfg.log_steps > self.last_step // self.cfg.log_steps or ends_epoch or step == self.num_steps:
+            self._line(step, lr)
+        if ends_epoch:
+            self._epoch_line(step)
+
+    def epoch_of(self, step):
+        return 1 + (step - 1) // self.steps_per_epoch
+
+    def _line(self, step, lr):
+        now, num = time.time(), step - self.last_step
+        row = {'step': step, 'epoch': self.epoch_of(step), 'loss': float(np.mean(self.losses or [math.inf])),
+               'lr': float(lr), 'top1': self.hits / (self.num_seen * self.global_batch),
+               'images_per_s': num * self.global_batch / (now - self.last_time)}
+        left = (now - self.start) / (step - self.first_step) * (self.num_steps - step)
+        self.say(f"epoch: {row['epoch']} step: {1 + (step - 1) % self.steps_per_epoch}, loss is {row['loss']:.5g}, "
+                 f"lr {row['lr']:.4g}, top-1 {100 * row['top1']:.1f} %, {row['images_per_s']:.1f} images/s, "
+                 f"{duration(left)} left")
+        self.write(row)
+        self.losses, self.hits, self.num_seen, self.last_step, self.last_time = [], 0.0, 0, step, now
+
+    def _epoch_line(self, step):
+        milliseconds = 1000 * (time.time() - self.epoch_time)
+        num = step - self.epoch_step
+        self.say(f"epoch time: {milliseconds:.3f} ms, per step time: {milliseconds / num:.3f} ms")
+        self.epoch_time, self.epoch_step = time.time(), step
+
+    def say(self, text):
+        if self.is_writer:
+            print(text, flush=True)
+
+    def write(self, row):
+        if self.is_writer:
+            with open(self.file, 'a', encoding='utf-8') as log:
+                log.write(json.dumps(row) + '\n')
+
+
+def read_log(file):
+    """Return the rows of a train_log.jsonl; a last line cut off by a kill is left out."""
+    rows = []
+    if os.path.exists(file):
+        with open(file, encoding='utf-8') as lines:
+            for line in lines:
+                try:
+                    rows.append(json.loads(line))
+                except ValueError:
+                    break
+    return rows
+
+
+def duration(seconds):
+    """Return seconds as h:mm:ss."""
+    minutes, seconds = divmod(int(seconds + 0.5), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}"

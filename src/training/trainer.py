@@ -1,0 +1,219 @@
+"""Training from the first step, or the last checkpoint, to the end: batches, steps, checkpoints, log.
+
+    train(cfg, device, recipe='lightcnn9_celebrities', ckpt_dir='ckpt')
+
+leaves lightcnn-<epoch>_<step>.ckpt with metadata, train_log.jsonl, training.png and bad_images.txt in ckpt_dir.
+"""
+import contextlib
+import math
+import os
+import signal
+import sys
+import time
+
+from src.config import RECIPES
+from src.dataset import TrainingBatches, open_faces
+from src.lr_generator import learning_rate, scale_lr
+from src.scoring.report import plot_training
+from src.training import checkpoint
+from src.training.guards import StopSignals, Watchdog, check_same_weights
+from src.training.log import TrainLog, read_log
+from src.training.step import build_step, step_outputs
+
+MAX_SKIPPED = 50                 # overflows in a row that a loss scale may cause; more is a training that has failed
+
+
+class Saver:
+    """Writes, keeps and loads the checkpoints of one run; only rank 0 writes."""
+
+    def __init__(self, ckpt_dir, cfg, recipe, step, batches, is_writer):
+        self.ckpt_dir, self.cfg, self.recipe, self.is_writer = ckpt_dir, cfg, recipe, is_writer
+        self.step, self.batches = step, batches
+
+    def save(self, done, name=None):
+        """Save after `done` steps, as lightcnn-<epoch>_<step in epoch>.ckpt unless a name is given."""
+        if not self.is_writer:
+            return
+        per_epoch = self.batches.steps_per_epoch
+        epoch = 1 + (done - 1) // per_epoch
+        numbered = f'lightcnn-{epoch}_{1 + (done - 1) % per_epoch}.ckpt'
+        checkpoint.save(os.path.join(self.ckpt_dir, name or numbered), self._parameters(), self._metadata(done))
+        checkpoint.remove_old(self.ckpt_dir, self.cfg.keep_checkpoint_max)
+
+    def _parameters(self):
+        state = {p.name: p for p in [*self.step.weights, *self.step.moments]}
+        if self.step.scaler is not None:
+            state['loss_scale'], state['loss_scale_steps'] = self.step.scaler.scale_value, self.step.scaler.counter
+        return state
+
+    def _metadata(self, done):
+        cfg = self.cfg
+        return {'format': 1, 'recipe': self.recipe, 'network_type': cfg.network_type, 'num_classes': cfg.num_classes,
+                'step': done, 'epoch': done / self.batches.steps_per_epoch, 'num_images': len(self.batches.faces),
+                'global_batch': self.batches.global_batch, 'settings': dict(cfg), 'versions': checkpoint.versions(),
+                'input': {'shape': ['N', 1, cfg.image_size, cfg.image_size], 'dtype': 'float32', 'values': 'grey / 255',
+                          'face': 'centre 128x128 of the 144x144 alignment, area-resized to image_size'}}
+
+    def restore(self, path):
+        """Load the newest checkpoint that `path` means; return (number of steps it has done, its file)."""
+        ckpt = checkpoint.newest(path, with_metadata=True)
+        metadata = checkpoint.read_metadata(ckpt)
+        if metadata is None or 'step' not in metadata:
+            raise ValueError(f"{ckpt}: {checkpoint.metadata_file(ckpt)} does not tell the step, so it cannot be resumed")
+        self._check(ckpt, metadata)
+        loaded, wanted = checkpoint.load_parameters(ckpt), self._parameters()
+        wrong = [n for n, p in wanted.items() if n not in loaded or loaded[n].shape != p.shape]
+        if wrong:
+            raise ValueError(f"{ckpt}: {len(wrong)} parameters are missing or of another shape, such as {wrong[0]}")
+        for name, parameter in wanted.items():
+            parameter.set_data(loaded[name])
+        return metadata['step'], ckpt
+
+    def _check(self, ckpt, metadata):
+        now = self._metadata(0)
+        for key in ('network_type', 'num_classes', 'num_images', 'global_batch'):
+            if metadata.get(key) != now[key]:
+                raise ValueError(f"{ckpt}: was trained with {key} {metadata.get(key)}, this run has {now[key]}")
+
+
+def load_for_finetuning(step, cfg, path):
+    """Take the embedding network's weights from a checkpoint; the classifier stays new. Return the file."""
+    ckpt = checkpoint.newest(path)
+    network, _, image_size = checkpoint.load_embedding(ckpt, cfg.network_type)
+    if image_size != cfg.image_size:
+        raise ValueError(f"--finetune {ckpt}: is for {image_size}x{image_size} faces, this run has image_size "
+                         f"{cfg.image_size}")
+    for old, new in zip(network.get_parameters(), step.network.embedding.get_parameters()):
+        new.set_data(old)
+    return ckpt
+
+
+def train(cfg, device, recipe, ckpt_dir, resume=None, evaluate=None, eval_every=0, finetune=None):
+    """Train to the end of cfg.epochs and return the number of steps done.
+
+    resume: a checkpoint, a folder of them, or 'auto' (ckpt_dir, from the start if it holds none).
+    evaluate: called with the embedding network every `eval_every` epochs; returns a dict with 'eer100'.
+    finetune: a checkpoint whose embedding network is the start, unless there is something to resume.
+    Raises FloatingPointError if the loss is not finite, RuntimeError if ranks drift apart, ValueError or
+    FileNotFoundError for bad input or if another training writes to ckpt_dir. SIGTERM and SIGINT save and leave with
+    code 143.
+    """
+    os.makedirs(ckpt_dir, exist_ok=True)
+    with contextlib.ExitStack() as entered:
+        if device.rank == 0:
+            entered.enter_context(checkpoint.sole_writer(ckpt_dir))
+            checkpoint.remove_left_over(ckpt_dir)
+        training = Training(cfg, device, recipe, ckpt_dir)
+        training.begin(resume, finetune)
+        stop = entered.enter_context(StopSignals(device.rank == 0))
+        watchdog = entered.enter_context(Watchdog(cfg.hang_seconds, ckpt_dir))
+        try:
+            return training.run(stop, watchdog, evaluate, eval_every)
+        except (OSError, ValueError):            # the input or the disk failed in the middle: keep what was learnt
+            with contextlib.suppress(OSError):
+                training.save()
+            raise
+
+
+class Training:
+    """One run: its batches, its step, its checkpoints, its log, and the number of steps done."""
+
+    def __init__(self, cfg, device, recipe, ckpt_dir):
+        self.cfg, self.device, self.ckpt_dir = cfg, device, ckpt_dir
+        faces = open_faces(cfg)
+        self.num_bad = faces.check(cfg, ckpt_dir, device)
+        self.batches = TrainingBatches(faces, cfg, device.rank, device.rank_size)
+        self.per_epoch, self.num_steps = self.batches.steps_per_epoch, len(self.batches)
+        if cfg.scale_lr:
+            scale_lr(cfg, RECIPES[recipe]().batch_size, self.batches.global_batch, self.per_epoch)
+        self.step = build_step(cfg, device)
+        self.saver = Saver(ckpt_dir, cfg, recipe, self.step, self.batches, device.rank == 0)
+        self.first = self.done = self.num_skipped = 0
+
+    def begin(self, resume, finetune):
+        """Restore or finetune as asked, open the log and say what is about to happen."""
+        cfg, device = self.cfg, self.device
+        self.first = self.done = self._restore(resume)
+        start = ''
+        if finetune and not self.first:
+            start = f", from the embedding in {load_for_finetuning(self.step, cfg, finetune)}"
+        self.log = TrainLog(os.path.join(self.ckpt_dir, 'train_log.jsonl'), cfg, self.batches.global_batch,
+                            self.per_epoch, self.num_steps, self.first, device.rank == 0)
+        self.best = max([row['eer100'] for row in read_log(self.log.file) if 'eer100' in row], default=-1)
+        self.log.say(f"{cfg.network_type} on {device.target}, {device.rank_size} x batch {cfg.batch_size}: "
+                     f"{len(self.batches.faces)} images of {cfg.num_classes} people ({self.num_bad} unreadable left "
+                     f"out), {self.per_epoch} steps an epoch, steps {self.first} to {self.num_steps}, lr {cfg.lr:g}"
+                     f"{start}")
+
+    def _restore(self, resume):
+        if not resume:
+            return 0
+        try:
+            done, ckpt = self.saver.restore(self.ckpt_dir if resume == 'auto' else resume)
+        except FileNotFoundError:
+            if resume == 'auto':
+                return 0
+            raise
+        if self.device.rank == 0:
+            print(f"resuming from {ckpt}, {done} steps done", flush=True)
+        return done
+
+    def rate(self, k):
+        """Return the learning rate of step k, counted from 0."""
+        return learning_rate(k, self.cfg, self.per_epoch, self.num_steps)
+
+    def run(self, stop, watchdog, evaluate, eval_every):
+        """Do all steps that are left; return the number of steps done."""
+        cfg, ranks = self.cfg, self.device.rank_size
+        if ranks > 1:
+            check_same_weights(self.step, self.device, self.done)
+        left = range(self.first, self.num_steps)
+        for done, loss, hits, updated in step_outputs(self.step, self.batches, self.rate, left, cfg):
+            self.done = done
+            watchdog.alive()
+            self._check_finite(loss, updated)
+            self.log.step(self.done, loss, hits, self.rate(self.done - 1))
+            if ranks > 1 and cfg.check_every and self.done % cfg.check_every == 0:
+                check_same_weights(self.step, self.device, self.done)
+            if stop.number:
+                self._leave(stop.number)
+            if self.done % cfg.save_checkpoint_steps == 0 and self.done < self.num_steps:
+                self.save()
+            if eval_every and (self.done % (eval_every * self.per_epoch) == 0 or self.done == self.num_steps):
+                self._evaluate(evaluate)
+                watchdog.alive()
+        self.save()
+        return self.done
+
+    def save(self):
+        """Save what this run has learnt, and draw its curves."""
+        if self.done > self.first:
+            self.saver.save(self.done)
+            if self.log.is_writer:
+                plot_training(read_log(self.log.file), os.path.join(self.ckpt_dir, 'training.png'))
+
+    def _check_finite(self, loss, updated):
+        self.num_skipped = 0 if updated else self.num_skipped + 1
+        if updated and not math.isfinite(loss) or self.num_skipped > MAX_SKIPPED:
+            raise FloatingPointError(f"the loss is {loss} at step {self.done}, epoch {self.log.epoch_of(self.done)}; "
+                                     f"lower lr or raise warmup_steps, then go on with --resume {self.ckpt_dir}")
+
+    def _leave(self, number):
+        """Save and end the process with the code that a signal stands for."""
+        self.saver.save(self.done)
+        self.log.say(f"{signal.Signals(number).name}: saved after {self.done} steps; go on with --resume auto")
+        if self.device.rank_size > 1:
+            os._exit(128 + number)               # the other ranks still wait in a collective: no orderly farewell
+        sys.exit(128 + number)
+
+    def _evaluate(self, evaluate):
+        """Score the network, all ranks together; keep it as best.ckpt if it is the best so far."""
+        start = time.time()
+        self.step.set_train(False)
+        result = evaluate(self.step.network.embedding)
+        self.step.set_train()
+        self.log.say(f"LFW after {self.done} steps: 100%eer {result['eer100']:.4f} ({time.time() - start:.0f} s)")
+        self.log.write({'step': self.done, 'epoch': self.done / self.per_epoch, **result})
+        if result['eer100'] > self.best:
+            self.best = result['eer100']
+            self.saver.save(self.done, 'best.ckpt')
