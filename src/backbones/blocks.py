@@ -1,6 +1,6 @@
-"""Layers that many backbones share. Their parameters carry PyTorch's names, so weights of others fit by name.
+"""Layers that many backbones share. Cells are named as in the PyTorch originals, so that weights of others fit by name.
 
-Initial values are PyTorch's defaults unless a `rule` is given; all come from the network's `Init`.
+A parameter's last word is MindSpore's (gamma, moving_mean, w); `torch_name` gives PyTorch's. Initial values are PyTorch's defaults unless a `rule` is given; all come from the network's `Init`.
 """
 from collections.abc import Callable
 from typing import Optional
@@ -9,6 +9,16 @@ from mindspore import Tensor, nn
 
 from src.backbone import keep_mask
 from src.initializers import Init, torch_default
+
+
+_TORCH = {'gamma': 'weight', 'beta': 'bias', 'moving_mean': 'running_mean', 'moving_variance': 'running_var',
+          'w': 'weight'}
+
+
+def torch_name(name: str) -> str:
+    """Return the name that a parameter of a backbone has in the original's state dict."""
+    path, dot, last = name.rpartition('.')
+    return path + dot + _TORCH.get(last, last)
 
 
 def conv(init: Init, in_channels: int, out_channels: int, kernel: int = 1, stride: int = 1,
@@ -29,28 +39,19 @@ def linear(init: Init, in_size: int, out_size: int, *, bias: bool = True, rule: 
                     bias_init=init.by_rule(torch_default(in_size), out_size) if bias else None, has_bias=bias)
 
 
-def _torch_names(norm: nn.Cell) -> nn.Cell:
-    for parameter, name in ((norm.gamma, 'weight'), (norm.beta, 'bias'), (norm.moving_mean, 'running_mean'),
-                            (norm.moving_variance, 'running_var')):
-        parameter.name = name
-    return norm
-
-
 def batch_norm(channels: int, *, eps: float = 1e-5, momentum: float = 0.9) -> nn.BatchNorm2d:
     """Return BatchNorm over (N, C, H, W). momentum: what running statistics keep, 1 - PyTorch's number."""
-    return _torch_names(nn.BatchNorm2d(channels, eps=eps, momentum=momentum))
+    return nn.BatchNorm2d(channels, eps=eps, momentum=momentum)
 
 
 def batch_norm_1d(channels: int, *, eps: float = 1e-5, momentum: float = 0.9) -> nn.BatchNorm1d:
     """Return BatchNorm over (N, C)."""
-    return _torch_names(nn.BatchNorm1d(channels, eps=eps, momentum=momentum))
+    return nn.BatchNorm1d(channels, eps=eps, momentum=momentum)
 
 
 def prelu(channels: int) -> nn.PReLU:
     """Return PReLU with a slope a channel, 0.25 at the start."""
-    layer = nn.PReLU(channels)
-    layer.w.name = 'weight'
-    return layer
+    return nn.PReLU(channels)
 
 
 def dropout(x: Tensor, noise: Tensor, rate: float) -> Tensor:
