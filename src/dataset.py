@@ -3,8 +3,8 @@
     faces = FaceFolder(cfg)
     images, labels, noise = TrainingBatches(faces, cfg)[step]    # (b, C, S, S) float32, (b,) int32, (b, M) float32
 
-One epoch is one permutation of all images, drawn from (seed, epoch). Crop, flip and noise for dropout of step k come from
-(seed, k) for the whole global batch, of which a rank takes its rows: N ranks of batch b see what one of batch N*b does.
+One epoch is one permutation of all images, drawn from (seed, epoch). Crop, flip and the noise that dropout is made of come
+from (seed, k) for the whole global batch, of which a rank takes its rows: N ranks of batch b see what one of batch N*b does.
 """
 import hashlib
 import json

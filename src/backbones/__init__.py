@@ -16,7 +16,11 @@ BACKBONES = {
     'LightCNN_29Layers_v2': LightCNN29v2,
 }
 # other names under which people know the same networks
-ALIASES = {'lightcnn_9': 'LightCNN_9Layers', 'lightcnn_29': 'LightCNN_29Layers', 'lightcnn_29v2': 'LightCNN_29Layers_v2'}
+ALIASES = {
+    'lightcnn_9': 'LightCNN_9Layers',
+    'lightcnn_29': 'LightCNN_29Layers',
+    'lightcnn_29v2': 'LightCNN_29Layers_v2',
+}
 
 
 def backbone_class(name: str) -> type:

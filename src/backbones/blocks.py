@@ -1,6 +1,7 @@
 """Layers that many backbones share. Cells are named as in the PyTorch originals, so that weights of others fit by name.
 
-A parameter's last word is MindSpore's (gamma, moving_mean, w); `torch_name` gives PyTorch's. Initial values are PyTorch's defaults unless a `rule` is given; all come from the network's `Init`.
+A parameter's last word is MindSpore's (gamma, moving_mean, w); `torch_name` gives PyTorch's. Initial values are
+PyTorch's defaults unless a `rule` is given; all come from the network's `Init`.
 """
 from collections.abc import Callable
 from typing import Optional
