@@ -1,19 +1,17 @@
 """Write the embedding network of a checkpoint as MINDIR, ONNX or AIR, compared with the checkpoint before it counts."""
+import argparse
 import os
 
-import numpy as np
-
 from src import cli
-from src.config import get_config
 
 EXAMPLES = """  python export.py --ckpt_file ckpt --file_name model
   python export.py --ckpt_file ckpt/best.ckpt --file_name model --ir 1             # for MindSpore Lite 2.0
   python export.py --ckpt_file ckpt --file_name model --file_format ONNX --batch_size dynamic
   python export.py --ckpt_file ckpt --file_name model_int8 --file_format ONNX --int8 --dataset_path faces"""
-NUM_FACES, NUM_CALIBRATION = 8, 256
 
 
-def parse():
+def parse() -> argparse.Namespace:
+    """Return the command line's flags."""
     flags = cli.parser(__doc__, EXAMPLES)
     cli.add_device_flags(flags)
     flags.add_argument('--ckpt_file', '--resume', required=True, metavar='CKPT', help='checkpoint of any LightCNN '
@@ -37,51 +35,28 @@ def parse():
     return args
 
 
-def calibration_faces(dataset_path, image_size):
-    """Return NUM_CALIBRATION training faces, drawn over the whole list, as network input."""
-    from src.data.images import find_images, read_grey, to_input, training_face_for_test
-    from src.data.lists import read_image_list
-    cfg = get_config(dataset_path=dataset_path)
-    names, _ = read_image_list(cfg.train_list)
-    rows = np.random.default_rng(0).permutation(len(names))[:NUM_CALIBRATION]
-    paths = find_images(cfg.data_path, [names[row] for row in rows])
-    return to_input(np.stack([training_face_for_test(read_grey(path), image_size, path) for path in paths]))
-
-
-def faces_to_compare(dataset_path, image_size):
-    """Return NUM_FACES faces as network input: LFW's first, or synthetic ones without a data set."""
-    from src.data.images import face_for_test, find_images, read_grey, to_input
-    from src.data.synthetic import faces_as_input
-    from src.protocols.evaluation import lfw_images
-    if not dataset_path:
-        return faces_as_input(image_size, NUM_FACES)
-    cfg = get_config(dataset_path=dataset_path)
-    paths = find_images(cfg.root_path, lfw_images(cfg)[0][:NUM_FACES])
-    return to_input(np.stack([face_for_test(read_grey(path), image_size, path) for path in paths]))
-
-
-def main():
+def main() -> None:
+    """Do what the command line asks for."""
     args = parse()
-    from src import device
-    from src.training import checkpoint
+    from src import api, device
     device.set_up(args.device_target, args.device_id)
-    from src.deploy.export import export
+    from src.training import checkpoint
     ckpt = checkpoint.newest(args.ckpt_file)
-    network, network_type, image_size = checkpoint.load_embedding(ckpt)
+    network = checkpoint.load_backbone(ckpt)
     batch_size = None if args.batch_size == 'dynamic' else int(args.batch_size)
-    metadata = export(network, image_size, args.file_name or network_type, args.file_format, batch_size, args.ir,
-                   faces_to_compare(args.dataset_path, image_size),
-                   calibration_faces(args.dataset_path, image_size) if args.int8 else None)
+    metadata = api.export(network, args.file_name or network.name, file_format=args.file_format, batch_size=batch_size,
+                          ir=args.ir, int8=args.int8, dataset_path=args.dataset_path)
     folder = os.path.dirname(args.file_name or '')
-    print(f"{ckpt}: {network_type} for {image_size}x{image_size} faces")
-    print(f"written: {os.path.join(folder, metadata['file'])}, {metadata['bytes']} bytes, input {metadata['input']['name']} "
-          f"{metadata['input']['shape']} {metadata['input']['dtype']} {metadata['input']['values']}")
+    print(f"{ckpt}: {network.name} for {network.image_size}x{network.image_size} faces")
+    taken = metadata['input']
+    print(f"written: {os.path.join(folder, metadata['file'])}, {metadata['bytes']} bytes, input {taken['name']} "
+          f"{taken['shape']} {taken['dtype']} {taken['values']}")
     if args.int8:
         print(f"int8, calibrated on training faces: smallest cosine to the checkpoint's features "
               f"{metadata['int8_smallest_cosine']:.4f}")
     elif metadata['compared_on']:
-        print(f"compared on {metadata['compared_on']} faces: largest difference {metadata['largest_difference']:.2g} in "
-              f"features up to {metadata['largest_feature']:.3g}")
+        print(f"compared on {metadata['compared_on']} faces: largest difference "
+              f"{metadata['largest_difference']:.2g} in features up to {metadata['largest_feature']:.3g}")
     else:
         print("not compared: nothing here can read an AIR file")
 

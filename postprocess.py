@@ -1,4 +1,5 @@
 """Score the features that ascend310_infer wrote on LFW and BLUFR: tables, JSON, thresholds, report as eval_*.py."""
+import argparse
 import os
 
 from src import cli
@@ -9,7 +10,8 @@ EXAMPLES = """  python postprocess.py --result_path result_Files --mat_files_pat
   python postprocess.py --result_path result_Files --data_path faces --report report"""
 
 
-def parse():
+def parse() -> argparse.Namespace:
+    """Return the command line's flags."""
     flags = cli.parser(__doc__, EXAMPLES)
     flags.add_argument('--result_path', required=True, metavar='DIR', help='folder with features.bin')
     flags.add_argument('--mat_files_path', metavar='DIR', help='folder with lfw_pairs.mat and blufr_lfw_config.mat')
@@ -24,10 +26,12 @@ def parse():
     return args
 
 
-def main():
+def main() -> None:
+    """Do what the command line asks for."""
     args = parse()
     from src.deploy import exchange
-    from src.protocols import evaluation
+    from src.evaluation import write_report
+    from src.protocols import protocol
     cfg = get_config(dataset_path=args.data_path and exchange.dataset_tree(args.data_path))
     if args.mat_files_path:
         cfg.lfw_pairs_mat_path = os.path.join(args.mat_files_path, 'lfw_pairs.mat')
@@ -35,14 +39,14 @@ def main():
     features_of = exchange.read_results(args.result_path, cfg)
     os.makedirs(args.out, exist_ok=True)
     scored = {}
-    for protocol in evaluation.IMAGES:
-        scored[protocol] = evaluation.score(protocol, cfg, features_of)
-        print(report.table(scored[protocol]))
-        report.write_json(os.path.join(args.out, f'{protocol}.json'), scored[protocol].numbers)
+    for name in ('lfw', 'blufr'):
+        scored[name] = protocol(name).score(cfg, features_of)
+        print(report.table(scored[name]))
+        report.write_json(os.path.join(args.out, f'{name}.json'), scored[name].numbers)
     label = os.path.join(args.result_path, exchange.FEATURES)
     report.write_thresholds(os.path.join(args.out, 'thresholds.json'), label, scored.values())
     if args.report:
-        evaluation.write_report(args.report, {label: scored}, cfg)
+        write_report(args.report, {label: scored}, cfg)
 
 
 if __name__ == '__main__':

@@ -1,6 +1,7 @@
 """Train LightCNN on a list of aligned faces. `python train.py --help` shows how."""
+import argparse
+
 from src import cli
-from src.config import get_config
 
 EXAMPLES = """  python train.py --dataset_path /data/ms1m
   python train.py --recipe lightcnn9_celebrities --dataset_path faces --ckpt_path ckpt --eval_every 5
@@ -8,7 +9,8 @@ EXAMPLES = """  python train.py --dataset_path /data/ms1m
   python train.py --dataset_path faces --set num_classes=500 lr=0.02 batch_size=64"""
 
 
-def parse():
+def parse() -> argparse.Namespace:
+    """Return the command line's flags."""
     flags = cli.parser(__doc__.splitlines()[0], EXAMPLES)
     cli.add_config_flags(flags)
     cli.add_device_flags(flags)
@@ -25,17 +27,16 @@ def parse():
     return flags.parse_args()
 
 
-def main():
+def main() -> None:
+    """Do what the command line asks for."""
     args = parse()
-    cfg = get_config(args.recipe, args.settings, args.dataset_path)
+    cfg = cli.config(args)
     if args.eval_every < 0:
         raise ValueError(f"--eval_every {args.eval_every} is negative; 0 means never")
-    from src import device
-    here = device.set_up(args.device_target, args.device_id, args.run_distribute)
-    from src.protocols.evaluation import lfw_scorer
-    from src.training.trainer import train
-    evaluate = lfw_scorer(cfg, here) if args.eval_every else None
-    train(cfg, here, args.recipe, args.ckpt_path, args.resume, evaluate, args.eval_every, args.finetune)
+    from src import api
+    api.train(cfg, recipe=args.recipe, ckpt_dir=args.ckpt_path, resume=args.resume, finetune=args.finetune,
+              eval_every=args.eval_every, device_target=args.device_target, device_id=args.device_id,
+              run_distribute=args.run_distribute)
 
 
 if __name__ == '__main__':

@@ -32,7 +32,7 @@ for protocol in lfw blufr; do
 done
 
 echo "4/4 results on synthetic faces, of people never trained on (they say nothing about real ones)"
-"$python" -m src.scoring.compare --recipe quickstart --dataset_path "$data" --out "$out" \
+"$python" -m src.compare --recipe quickstart --dataset_path "$data" --out "$out" \
     --note "Synthetic faces of people never trained on: the numbers say that the pipeline works, nothing about people." \
     --run untrained "$out/untrained_lfw.npy" "$out/untrained_blufr.npy" \
     --run trained "$out/trained_lfw.npy" "$out/trained_blufr.npy"

@@ -21,6 +21,7 @@ class Backbone(nn.Cell):
     """
 
     OPTIONS = COMMON_OPTIONS
+    name = ''                    # in BACKBONES; `build_backbone` sets it
     noise_size = 0               # uniform numbers an image takes while training
     batch_statistics = False     # whether a training step sees the whole batch (BatchNorm): it cannot be split then
     head_bias = True             # whether a plain softmax on top has a bias

@@ -2,34 +2,56 @@
 import argparse
 import os
 import sys
+from collections.abc import Callable
+
+from easydict import EasyDict as edict
 
 from src.config import RECIPES, get_config
+from src.data.face_format import FACE_FORMATS
 from src.device import TARGETS
 
 
-def parser(description, examples):
+def parser(description: str, examples: str) -> argparse.ArgumentParser:
     """Return an argument parser whose --help ends with `examples`."""
     return argparse.ArgumentParser(description=description, epilog='examples:\n' + examples,
                                    formatter_class=argparse.RawDescriptionHelpFormatter)
 
 
-def add_config_flags(flags, default_recipe='lightcnn9_ms1m'):
+def add_config_flags(flags: argparse.ArgumentParser, default_recipe: str = 'lightcnn9_ms1m') -> None:
     """Add --recipe, --set and --dataset_path."""
     flags.add_argument('--recipe', default=default_recipe, help=f"one of {', '.join(RECIPES)} (default %(default)s)")
     flags.add_argument('--set', nargs='+', action='extend', default=[], metavar='KEY=VALUE', dest='settings',
                        help='settings that differ from the recipe, see src/config.py')
     flags.add_argument('--dataset_path', metavar='DIR', help='folder that relative data paths are joined to')
+    flags.add_argument('--assume_format', default='', choices=list(FACE_FORMATS), help='what the pictures are, where '
+                       'their sizes say otherwise')
 
 
-def add_device_flags(flags):
+def add_device_flags(flags: argparse.ArgumentParser) -> None:
     """Add --device_target and --device_id."""
     flags.add_argument('--device_target', default='auto', help=f"auto, {', '.join(TARGETS)}; auto takes the first "
                        'of them that is there')
     flags.add_argument('--device_id', help="which card (default: the environment's DEVICE_ID, else 0)")
 
 
-def add_eval_flags(flags, list_key, list_help):
+def add_eval_flags(flags: argparse.ArgumentParser, list_key: str, list_help: str) -> None:
     """Add what both protocols take: a checkpoint or ready-made features, files that override the recipe's, --json."""
+    add_source_flags(flags)
+    add_result_flags(flags)
+    flags.add_argument('--root_path', metavar='DIR', help='image folder')
+    flags.add_argument('--img_list', metavar='FILE', help=list_help, dest=list_key)
+    add_protocol_file_flags(flags)
+
+
+def add_protocol_file_flags(flags: argparse.ArgumentParser) -> None:
+    """Add the files of LFW and BLUFR."""
+    flags.add_argument('--lfw_pairs_mat', metavar='FILE', dest='lfw_pairs_mat_path', help='lfw_pairs.mat')
+    flags.add_argument('--blufr_config_mat', metavar='FILE', dest='blufr_config_mat_path',
+                       help='blufr_lfw_config.mat')
+
+
+def add_source_flags(flags: argparse.ArgumentParser) -> None:
+    """Add what features come from: a network, or a file of them."""
     add_config_flags(flags)
     add_device_flags(flags)
     source = flags.add_mutually_exclusive_group(required=True)
@@ -43,16 +65,12 @@ def add_eval_flags(flags, list_key, list_help):
     flags.add_argument('--save_features', metavar='FILE.npy', help='keep the features, rows in list order')
     flags.add_argument('--no_cache', action='store_true', help='embed all images again; else features kept beside the '
                        'checkpoint are taken')
-    add_result_flags(flags)
     flags.add_argument('--batch_size', type=int, default=64, help='images a batch (default %(default)s)')
-    flags.add_argument('--root_path', metavar='DIR', help='image folder')
-    flags.add_argument('--img_list', metavar='FILE', help=list_help, dest=list_key)
-    flags.add_argument('--lfw_pairs_mat', metavar='FILE', dest='lfw_pairs_mat_path', help='lfw_pairs.mat')
-    flags.add_argument('--blufr_config_mat', metavar='FILE', dest='blufr_config_mat_path',
-                       help='blufr_lfw_config.mat')
+    flags.add_argument('--face_format', choices=list(FACE_FORMATS), help="what the network takes, in place of what its "
+                       'metadata say')
 
 
-def add_result_flags(flags):
+def add_result_flags(flags: argparse.ArgumentParser) -> None:
     """Add what can be written about a result."""
     flags.add_argument('--json', metavar='FILE', help='write the numbers, in percent, as JSON')
     flags.add_argument('--thresholds', metavar='FILE', help='where the operating points go (default thresholds.json, '
@@ -62,13 +80,19 @@ def add_result_flags(flags):
                        'the same images: differences and whether they could be chance')
 
 
-def eval_config(args, list_key):
+def config(args: argparse.Namespace) -> edict:
+    """Return the settings that --recipe, --set, --dataset_path and --assume_format ask for."""
+    assumed = [f'assume_format={args.assume_format}'] if args.assume_format else []
+    return get_config(args.recipe, [*args.settings, *assumed], args.dataset_path)
+
+
+def eval_config(args: argparse.Namespace, list_key: str = '') -> edict:
     """Return the settings of an evaluation: the recipe's, with the files that `args` name."""
-    cfg = get_config(args.recipe, args.settings, args.dataset_path)
+    cfg = config(args)
     for key in ('root_path', 'lfw_pairs_mat_path', 'blufr_config_mat_path', list_key):
-        if getattr(args, key):
+        if getattr(args, key, None):
             cfg[key] = getattr(args, key)
-    named_list = getattr(args, list_key)
+    named_list = getattr(args, list_key, None)
     if named_list and not os.path.isfile(named_list):
         raise FileNotFoundError(f"--img_list {named_list}: no such file")
     if args.batch_size < 1:
@@ -76,7 +100,7 @@ def eval_config(args, list_key):
     return cfg
 
 
-def boolean(text):
+def boolean(text: str) -> bool:
     """Return the truth that a flag's value states: 1/0, true/false, yes/no."""
     values = {'1': True, 'true': True, 'yes': True, '0': False, 'false': False, 'no': False}
     if str(text).lower() not in values:
@@ -84,7 +108,7 @@ def boolean(text):
     return values[str(text).lower()]
 
 
-def run(main):
+def run(main: Callable) -> None:
     """Run an entry script's `main`: bad input is one line and exit code 2, a run that failed is one line and 1."""
     try:
         main()
@@ -96,6 +120,6 @@ def run(main):
         _fail('interrupted', 130)
 
 
-def _fail(error, code):
+def _fail(error: object, code: int) -> None:
     print(f"error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
     sys.exit(code)

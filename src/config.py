@@ -7,18 +7,30 @@ An unknown key, a value of the wrong type or out of range is a ValueError that l
 """
 import copy
 import os
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Optional
 
 from easydict import EasyDict as edict
+
+from src.data.augment import AUGMENTS
+from src.data.face_format import FACE_FORMATS
+from src.lr_generator import SCHEDULES
 
 PROJECT_DIR = Path(__file__).resolve().parent.parent
 
 lightcnn_cfg = edict({
-    # network: LightCNN_9Layers, LightCNN_29Layers or LightCNN_29Layers_v2
+    # network: a name of src/backbones; also called `backbone`. `backbone.NAME=VALUE` sets an option of its own
     'network_type': 'LightCNN_9Layers',
+    'backbone_options': edict(),
     'num_classes': 79077,
-    'dropout': 0.5,                  # on the embedding, while training
-    'init': 'xavier',                # initial weights; 'centred': zero-mean filters that keep the signal's power
+    'dropout': 0.5,                  # on LightCNN's embedding, while training
+    'init': 'xavier',                # LightCNN's initial weights; 'centred': zero-mean filters that keep the power
+    # head: a name of src/heads; also called `head`. `head.NAME=VALUE` sets an option of its own
+    'loss': 'softmax',
+    'head_options': edict(),
+    'cosface_scale': 24.0,           # CosFace's options under their older names
+    'cosface_margin': 0.1,
     # optimisation, as published by the network's authors
     'epochs': 80,
     'batch_size': 128,               # per device
@@ -37,11 +49,10 @@ lightcnn_cfg = edict({
     'fc2_weight_decay': 1e-4,
     'fc2_bias_lr_mult': 20.0,        # and its bias
     'fc2_bias_weight_decay': 0.0,
-    'loss': 'softmax',               # 'cosface': softmax over scaled cosines with a margin (arXiv:1801.09414)
-    'cosface_scale': 24.0,
-    'cosface_margin': 0.1,
     'seed': 1,
     # pictures: resized to resize_size, a random crop of image_size is trained on
+    'face_format': 'lightcnn',       # what the network takes, a name of src/data/face_format.py
+    'assume_format': '',             # what the pictures are, where their sizes say otherwise
     'image_size': 128,
     'resize_size': 144,
     'augment': 'crop_flip',          # 'strong': turn, scale, light, blur and an erased patch as well
@@ -66,12 +77,15 @@ lightcnn_cfg = edict({
 })
 
 CHOICES = {
-    'network_type': ('LightCNN_9Layers', 'LightCNN_29Layers', 'LightCNN_29Layers_v2'),
     'init': ('xavier', 'centred'),
-    'lr_schedule': ('step', 'cosine'),
-    'loss': ('softmax', 'cosface'),
-    'augment': ('crop_flip', 'strong'),
+    'lr_schedule': tuple(SCHEDULES),
+    'augment': tuple(AUGMENTS),
+    'face_format': tuple(FACE_FORMATS),
+    'assume_format': ('', *FACE_FORMATS),
 }
+# settings by the names that the literature uses, and the options of parts
+OTHER_NAMES = {'backbone': 'network_type', 'head': 'loss'}
+PART_OPTIONS = {'backbone': 'backbone_options', 'head': 'head_options'}
 # key: (lowest, highest); every other number is 0 or more
 RANGES = {
     'num_classes': (2, 10**8), 'epochs': (1, 10**6), 'batch_size': (1, 10**6), 'image_size': (16, 1024),
@@ -84,12 +98,12 @@ PATH_KEYS = ('data_path', 'train_list', 'root_path', 'lfw_img_list', 'lfw_pairs_
              'blufr_config_mat_path')
 
 
-def lightcnn9_ms1m():
+def lightcnn9_ms1m() -> edict:
     """LightCNN-9 on the cleaned MS-Celeb-1M list, exactly as its authors trained it."""
     return copy.deepcopy(lightcnn_cfg)
 
 
-def lightcnn9_celebrities():
+def lightcnn9_celebrities() -> edict:
     """LightCNN-9 for a few hundred people on two CPU cores: small faces, strong augmentation, a cosine softmax."""
     cfg = lightcnn9_ms1m()
     cfg.num_classes = 293
@@ -108,7 +122,7 @@ def lightcnn9_celebrities():
     return cfg
 
 
-def quickstart():
+def quickstart() -> edict:
     """The celebrities recipe on faces drawn from numbers, small enough for a few minutes on two CPU cores."""
     cfg = lightcnn9_celebrities()
     cfg.num_classes = 100
@@ -124,7 +138,7 @@ def quickstart():
 RECIPES = {f.__name__: f for f in (lightcnn9_ms1m, lightcnn9_celebrities, quickstart)}
 
 
-def get_config(recipe='lightcnn9_ms1m', settings=(), dataset_path=None):
+def get_config(recipe: str = 'lightcnn9_ms1m', settings: Iterable = (), dataset_path: Optional[str] = None) -> edict:
     """Return the checked settings of `recipe` after the `key=value` strings in `settings`.
 
     Relative paths are joined to `dataset_path`; a protocol file or list that is not there is taken from the
@@ -137,7 +151,12 @@ def get_config(recipe='lightcnn9_ms1m', settings=(), dataset_path=None):
         key, separator, text = setting.partition('=')
         if not separator:
             raise ValueError(f"--set takes key=value, got '{setting}'")
-        if key not in cfg:
+        part, dot, option = key.partition('.')
+        if dot and part in PART_OPTIONS:
+            cfg[PART_OPTIONS[part]][option] = text
+            continue
+        key = OTHER_NAMES.get(key, key)
+        if key not in cfg or key in PART_OPTIONS.values():
             raise ValueError(f"unknown setting '{key}'; settings: {', '.join(sorted(cfg))}")
         cfg[key] = _parse(key, text)
     check_config(cfg)
@@ -146,7 +165,7 @@ def get_config(recipe='lightcnn9_ms1m', settings=(), dataset_path=None):
     return cfg
 
 
-def check_config(cfg):
+def check_config(cfg: edict) -> None:
     """Raise ValueError if `cfg` has an unknown or missing key, a wrong type, or a value out of range."""
     unknown, missing = sorted(set(cfg) - set(lightcnn_cfg)), sorted(set(lightcnn_cfg) - set(cfg))
     if unknown:
@@ -157,8 +176,24 @@ def check_config(cfg):
         _check_value(key, cfg[key], type(default))
     if cfg.resize_size < cfg.image_size:
         raise ValueError(f"resize_size={cfg.resize_size} is smaller than the crop image_size={cfg.image_size}")
-    if cfg.image_size % 16:
+    _check_parts(cfg)
+
+
+def _check_parts(cfg: edict) -> None:
+    """Raise ValueError for an unknown backbone or head, or an option that it does not take.
+
+    The default parts without options are what most evaluations have; they are not worth loading MindSpore for.
+    """
+    if cfg.network_type.startswith('LightCNN_') and cfg.image_size % 16:
         raise ValueError(f"image_size={cfg.image_size} cannot be halved four times; use a multiple of 16")
+    if cfg.backbone_options or cfg.network_type != lightcnn_cfg.network_type:
+        from src.backbones import backbone_options
+        checked = backbone_options(cfg.network_type, cfg.backbone_options)
+        cfg.backbone_options = edict({key: checked[key] for key in cfg.backbone_options})
+    if cfg.head_options or cfg.loss not in ('softmax', 'cosface'):
+        from src.heads import head_options
+        checked = head_options(cfg.loss, cfg.head_options)
+        cfg.head_options = edict({key: checked[key] for key in cfg.head_options})
 
 
 def _parse(key, text):
@@ -176,6 +211,8 @@ def _parse(key, text):
 def _check_value(key, value, kind):
     if isinstance(value, bool) != (kind is bool) or not isinstance(value, (int, float) if kind is float else kind):
         raise ValueError(f"{key}={value!r} should be of type {kind.__name__}")
+    if kind is edict:
+        return
     if key in CHOICES and value not in CHOICES[key]:
         raise ValueError(f"{key}='{value}' is not one of {', '.join(CHOICES[key])}")
     if kind is not str:

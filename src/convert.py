@@ -30,7 +30,7 @@ from tqdm import tqdm  # noqa: E402
 
 from src import cli  # noqa: E402
 from src.data import lists, pack  # noqa: E402
-from src.data.images import TRAIN_SIDE, decode_grey, resize  # noqa: E402
+from src.data.images import TRAIN_SIDE, decode, encode, resize  # noqa: E402
 
 EXAMPLES = """  python src/convert.py --file_path ms1m.tsv --output_dir train
   python src/convert.py --file_path ms1m.tsv --output_dir train --clean_list clean_list.txt --workers 8
@@ -62,7 +62,7 @@ def parse_row(line):
         raise Rejected('the rectangle is not four float32')
     data = _decode(columns[6], 'image')
     try:
-        decode_grey(data, 'image', cv2.IMREAD_REDUCED_GRAYSCALE_8)       # an eighth: all of the stream, few pixels
+        decode(data, reduced=True)       # an eighth: all of the stream, few pixels
     except ValueError as error:
         raise Rejected(str(error)) from None
     return f'{mid}/{rank}-{face_id}.jpg', data
@@ -172,7 +172,7 @@ def convert_part(job, number, start, end, clean):
     if job['format'] == 'pack':
         prefix = os.path.join(job['output_dir'], 'pack')
         metadata['shard'] = pack.write_shard(prefix, number, (
-            (name, label, pack.encode_jpeg(resize(decode_grey(data), TRAIN_SIDE)))
+            (name, label, encode(resize(decode(data), TRAIN_SIDE), 'grey'))
             for name, label, data in part.rows(clean)))
     else:
         for _ in part.rows(clean):

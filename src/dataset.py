@@ -3,23 +3,29 @@
     faces = FaceFolder(cfg)
     images, labels, noise = TrainingBatches(faces, cfg)[step]    # (b, C, S, S) float32, (b,) int32, (b, M) float32
 
-One epoch is one permutation of all images, drawn from (seed, epoch). Crop, flip and the noise that dropout is made of come
-from (seed, k) for the whole global batch, of which a rank takes its rows: N ranks of batch b see what one of batch N*b does.
+One epoch is one permutation of all images, drawn from (seed, epoch). Crop, flip and the noise that dropout is made
+of come from (seed, k) for the whole global batch, of which a rank takes its rows: N ranks of batch b see what one of
+batch N*b does.
 """
 import hashlib
 import json
 import os
 from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
+from typing import Any, Union
 
-import cv2
 import numpy as np
+from easydict import EasyDict as edict
 from tqdm import tqdm
 
-from src.data.images import find_image, read_grey, resize, to_input
+from src.data.augment import AUGMENTS
+from src.data.face_format import FaceFormat, check_formats, face_format
+from src.data.images import check_alignment, find_image, in_colour, read_face, resize
 from src.data.lists import check_train_labels, read_image_list, write_text
 from src.data.pack import Pack
+from src.device import Device
 
 EMBEDDING_SIZE = 256
 _NAMES = 100_000                 # names that are hashed at once
@@ -27,18 +33,19 @@ _EPOCH, _STEP = 1, 2             # what a random stream is for; 0 draws the init
 
 
 class PackedFaces:
-    """The faces of a pack (src/data/pack.py), as (R, R) uint8."""
+    """The faces of a pack (src/data/pack.py), as (R, R[, 3]) uint8 in the colour that the network takes."""
 
-    def __init__(self, cfg):
+    def __init__(self, cfg: edict):
         self.pack, self.list_file, self.side = Pack(cfg.train_list), cfg.train_list, cfg.resize_size
-        self.labels = self.pack.labels
+        self.labels, self.face = self.pack.labels, face_format(cfg.face_format)
         if self.pack.num_people > cfg.num_classes:
             raise ValueError(f"{cfg.train_list}: holds {self.pack.num_people} people; num_classes is {cfg.num_classes}")
+        check_formats(cfg.train_list, self.pack.face_format, self.face, cfg.assume_format)
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.pack)
 
-    def check(self, cfg, out_dir, device):
+    def check(self, cfg: edict, out_dir: str, device: Device) -> int:
         """Refuse a damaged shard, each rank looking at its share; a verdict that still holds is not repeated."""
         key = hashlib.sha256(json.dumps([(os.path.abspath(self.list_file), device.rank_size)] + [
             [shard['file'], os.stat(os.path.join(self.pack.folder, shard['file'])).st_mtime_ns, shard['sha256']]
@@ -49,42 +56,54 @@ class PackedFaces:
             write_text(verdict, 'the shards of this rank match their sha256\n')
         return 0
 
-    def read(self, rows):
-        """Return the faces in `rows` as (n, R, R) uint8."""
-        faces = np.empty((len(rows), self.side, self.side), np.uint8)
+    def read(self, rows: np.ndarray) -> np.ndarray:
+        """Return the faces in `rows` as (n, R, R[, 3]) uint8."""
+        faces = np.empty((len(rows), *face_shape(self.face, self.side)), np.uint8)
         for i, row in enumerate(rows):
-            faces[i] = resize(self.pack.face(row), self.side)
+            faces[i] = in_colour(resize(self.pack.face(row), self.side), self.pack.face_format.colour, self.face.colour)
         return faces
 
 
-def open_faces(cfg):
+def face_shape(face: FaceFormat, side: int) -> tuple:
+    """Return the shape of one face of a format: (side, side), or (side, side, 3) in colour."""
+    return (side, side) if face.num_channels == 1 else (side, side, 3)
+
+
+def open_faces(cfg: edict) -> Union[PackedFaces, 'FaceFolder']:
     """Return the training faces that cfg.train_list names: a pack (.json) or a list of files under cfg.data_path."""
     return PackedFaces(cfg) if cfg.train_list.endswith('.json') else FaceFolder(cfg)
 
 
 class FaceFolder:
-    """The images of a training list, resized once to (R, R) uint8 and kept in memory while they fit."""
+    """The images of a training list, resized once to (R, R[, 3]) uint8 and kept in memory while they fit."""
 
-    def __init__(self, cfg):
+    def __init__(self, cfg: edict):
         self.root, self.list_file, self.side = cfg.data_path, cfg.train_list, cfg.resize_size
+        self.face = face_format(cfg.face_format)
         if not os.path.isdir(self.root):
             raise FileNotFoundError(f"{self.root}: no such folder of training images (data_path)")
         names, labels = read_image_list(self.list_file)
         check_train_labels(labels, cfg.num_classes, self.list_file)
+        self._check_format(names, cfg.assume_format)
         self.names, self.labels = names, labels.astype(np.int32)
         self.cache = None
-        if len(names) * self.side ** 2 <= cfg.cache_images_mb * 2 ** 20:
-            self.cache = np.empty((len(names), self.side, self.side), np.uint8)
+        if len(names) * self.side ** 2 * self.face.num_channels <= cfg.cache_images_mb * 2 ** 20:
+            self.cache = np.empty((len(names), *face_shape(self.face, self.side)), np.uint8)
             self.cached = np.zeros(len(names), bool)
 
-    def __len__(self):
+    def _check_format(self, names: list, assumed: str) -> None:
+        some = names[::max(1, len(names) // 100)]                # enough to tell; all are looked at before training
+        paths = [path for path in (find_image(self.root, name) for name in some) if path]
+        check_alignment(self.root, paths, self.face, assumed)
+
+    def __len__(self) -> int:
         return len(self.names)
 
-    def check(self, cfg, out_dir, device):
+    def check(self, cfg: edict, out_dir: str, device: Device) -> int:
         """Leave out unreadable images and return their number, see `check_images`."""
         return check_images(self, cfg.num_workers, out_dir, cfg.max_bad_images, device.rank == 0)
 
-    def drop(self, rows):
+    def drop(self, rows: Sequence) -> None:
         """Leave out the images in `rows`."""
         kept = np.ones(len(self.names), bool)
         kept[rows] = False
@@ -93,15 +112,15 @@ class FaceFolder:
         if self.cache is not None:
             self.cache, self.cached = self.cache[:len(self.names)], np.zeros(len(self.names), bool)
 
-    def load(self, row):
-        """Read image `row` as (R, R) uint8. Raises FileNotFoundError or ValueError."""
+    def load(self, row: int) -> np.ndarray:
+        """Read image `row` as (R, R[, 3]) uint8. Raises FileNotFoundError or ValueError."""
         path = find_image(self.root, self.names[row])
         if path is None:
             raise FileNotFoundError(f"{os.path.join(self.root, self.names[row])}: no such image")
-        return resize(read_grey(path), self.side)
+        return resize(read_face(path, self.face.colour), self.side)
 
-    def read(self, rows):
-        """Return the images in `rows` as (n, R, R) uint8."""
+    def read(self, rows: np.ndarray) -> np.ndarray:
+        """Return the images in `rows` as (n, R, R[, 3]) uint8."""
         if self.cache is None:
             return np.stack([self.load(row) for row in rows])
         for row in rows:
@@ -111,7 +130,7 @@ class FaceFolder:
         return self.cache[rows]
 
 
-def check_images(faces, num_workers, out_dir, max_bad, is_writer=True):
+def check_images(faces: FaceFolder, num_workers: int, out_dir: str, max_bad: float, is_writer: bool = True) -> int:
     """Drop the unreadable images of `faces` and return their number; names and reasons go to bad_images.txt.
 
     Every image is decoded once; the verdict is kept in `out_dir`, so that the next start (or the next rank) reads it.
@@ -136,7 +155,7 @@ def check_images(faces, num_workers, out_dir, max_bad, is_writer=True):
     return len(bad)
 
 
-def _read_verdict(file, num_images):
+def _read_verdict(file: str, num_images: int) -> Any:
     try:
         with open(file, encoding='utf-8') as text:
             verdict = json.load(text)
@@ -162,7 +181,8 @@ def _decode_all(faces, num_workers):
 class TrainingBatches:
     """Random access to batches by global step, counted from 0 over all epochs."""
 
-    def __init__(self, faces, cfg, rank=0, rank_size=1, noise_size=EMBEDDING_SIZE):
+    def __init__(self, faces: Union[PackedFaces, FaceFolder], cfg: edict, rank: int = 0, rank_size: int = 1,
+                 noise_size: int = EMBEDDING_SIZE):
         self.faces, self.cfg, self.rank = faces, cfg, rank
         self.noise_size = max(1, noise_size)                       # MindSpore has no arrays of no numbers
         self.global_batch = cfg.batch_size * rank_size
@@ -172,13 +192,13 @@ class TrainingBatches:
                              f"{self.global_batch}; lower batch_size")
         self.permutation = lru_cache(2)(self._permutation)
 
-    def __len__(self):
+    def __len__(self) -> int:
         return self.steps_per_epoch * self.cfg.epochs
 
     def _permutation(self, epoch):
         return np.random.default_rng([self.cfg.seed, _EPOCH, epoch]).permutation(len(self.faces)).astype(np.int32)
 
-    def __getitem__(self, step):
+    def __getitem__(self, step: int) -> tuple:
         cfg = self.cfg
         epoch, place = divmod(int(step), self.steps_per_epoch)
         mine = slice(self.rank * cfg.batch_size, (self.rank + 1) * cfg.batch_size)
@@ -186,50 +206,10 @@ class TrainingBatches:
         rng = np.random.default_rng([cfg.seed, _STEP, int(step)])
         faces = AUGMENTS[cfg.augment](self.faces.read(rows), cfg.image_size, rng, self.global_batch, mine)
         noise = rng.random((self.global_batch, self.noise_size), np.float32)[mine]
-        return to_input(faces), self.faces.labels[rows], noise
+        return self.faces.face.to_input(faces), self.faces.labels[rows], noise
 
 
-def crop_flip(faces, size, rng, global_batch, mine):
-    """(n, R, R) -> (n, size, size): a crop anywhere, mirrored or not."""
-    slack = faces.shape[1] - size + 1
-    top, left = rng.integers(0, slack, (2, global_batch))[:, mine]
-    mirrored = rng.random(global_batch)[mine] < 0.5
-    out = np.empty((len(faces), size, size), np.uint8)
-    for i, face in enumerate(faces):
-        crop = face[top[i]:top[i] + size, left[i]:left[i] + size]
-        out[i] = crop[:, ::-1] if mirrored[i] else crop
-    return out
-
-
-def strong(faces, size, rng, global_batch, mine):
-    """(n, R, R) -> (n, size, size): crop and flip, and turn, scale, contrast, light, blur and an erased patch."""
-    normal = rng.standard_normal((global_batch, 4))[mine]
-    uniform = rng.random((global_batch, 9))[mine]
-    return np.stack([_strong_one(*args, size) for args in zip(faces, normal, uniform)])
-
-
-def _strong_one(face, normal, uniform, size):
-    side = face.shape[0]
-    slack = (side - size) / 2
-    matrix = cv2.getRotationMatrix2D((side / 2, side / 2), 5 * normal[0], np.exp(0.05 * normal[1]))
-    matrix[:, 2] += (2 * uniform[:2] - 1) * 1.5 * slack - slack
-    if uniform[2] < 0.5:
-        matrix[0] = (0, 0, size - 1) - matrix[0]                            # mirror the output
-    out = cv2.warpAffine(face, matrix, (size, size), borderMode=cv2.BORDER_REPLICATE).astype(np.float32)
-    out = (out - 127.5) * np.float32(np.exp(0.2 * normal[2])) + np.float32(127.5 + 25 * normal[3])
-    if uniform[3] < 0.3:
-        out = cv2.GaussianBlur(out, (0, 0), (0.3 + 0.9 * uniform[4]) * size / 64)
-    if uniform[5] < 0.3:
-        height, width = (size * (1 / 8 + 3 / 8 * uniform[6:8])).astype(int)
-        top, left = int(uniform[4] * (size - height)), int(uniform[8] * (size - width))
-        out[top:top + height, left:left + width] = 255 * uniform[5] / 0.3
-    return np.clip(out, 0, 255).astype(np.uint8)
-
-
-AUGMENTS = {'crop_flip': crop_flip, 'strong': strong}
-
-
-def prefetch(get, items, num_workers):
+def prefetch(get: Callable, items: Iterable, num_workers: int) -> Iterator:
     """Yield get(item) for each of `items` in order, computed ahead by `num_workers` threads."""
     items, waiting = iter(items), deque()
     pool = ThreadPoolExecutor(num_workers)

@@ -1,5 +1,8 @@
 """Network and image list -> features: row i belongs to image i of the list.
 
+    network = network_of(backbone, 'lightcnn')
+    features = embed(network, paths)                   # (N, D) float32
+
 Features are kept beside the checkpoint by content: an image's bytes, the weights, the preprocessing and the device. So
 LFW and BLUFR, which list the same images in two orders, embed each image once.
 """
@@ -7,44 +10,81 @@ import hashlib
 import os
 import sys
 import zipfile
+from collections.abc import Callable, Sequence
 from multiprocessing.pool import ThreadPool
+from typing import Any, Optional
 
 import numpy as np
-from mindspore import Tensor
 from tqdm import tqdm
 
-from src.data.images import PREPROCESSING, face_for_test, read_grey, to_input
+from src.data.face_format import FaceFormat, face_format
+from src.data.images import check_alignment, face_for_test, preprocessing, read_face
 from src.data.lists import file_sha256, write_array
 from src.dataset import prefetch
 
 
-def embed(network, paths, image_size, batch_size=64, num_workers=2, to_face=face_for_test):
+class Network:
+    """A network as evaluation sees it: images (N, C, S, S) float32 -> features (N, D) float32, both NumPy arrays.
+
+    face_format: the `FaceFormat` that it takes, image_size: the side S, name: what it is, file: where its weights come
+    from (None: nowhere), runtime: what computes it.
+    """
+
+    def __init__(self, function: Callable, *, name: str, face_format: FaceFormat, image_size: int,
+                 embedding_size: int = 0, file: Optional[str] = None, runtime: str = ''):
+        self.function, self.name, self.face_format, self.image_size = function, name, face_format, image_size
+        self.embedding_size, self.file, self.runtime = embedding_size, file, runtime
+
+    def __call__(self, images: np.ndarray) -> np.ndarray:
+        """Return the features of images in this network's face format, scaled as `FaceFormat.to_input` does."""
+        return self.function(np.ascontiguousarray(images, np.float32))
+
+
+def network_of(backbone: Any, face: Optional[str] = None, *, file: Optional[str] = None, runtime: str = '') -> Network:
+    """Return a MindSpore backbone as a `Network`. face: the name of its face format, None for the backbone's own."""
+    from mindspore import Tensor
+    backbone.set_train(False)
+    return Network(lambda images: backbone(Tensor(images)).asnumpy(), name=backbone.name,
+                   face_format=face_format(face or backbone.face_format), image_size=backbone.image_size,
+                   embedding_size=backbone.embedding_size, file=file, runtime=runtime)
+
+
+def embed(network: Network, paths: Sequence, *, batch_size: int = 64, num_workers: int = 2,
+          to_face: Callable = face_for_test) -> np.ndarray:
     """Return the embeddings (N, D) float32 of the picture files `paths`, in their order.
 
-    to_face: function (image, image_size, name) -> (image_size, image_size) uint8. Raises ValueError for a picture that
-    cannot be decoded or is not an aligned face.
+    to_face: function (image, face format, image_size, name) -> (image_size, image_size[, 3]) uint8. Raises ValueError
+    for a picture that cannot be decoded or is not an aligned face.
     """
-    def batch(start):
-        faces = [to_face(read_grey(path), image_size, path) for path in paths[start:start + batch_size]]
+    face, size = network.face_format, network.image_size
+
+    def batch(start: int) -> np.ndarray:
+        faces = [to_face(read_face(path, face.colour), face, size, path) for path in paths[start:start + batch_size]]
         faces += [faces[-1]] * (batch_size - len(faces))         # one shape: the graph is compiled once
-        return to_input(np.stack(faces))
+        return face.to_input(np.stack(faces))
 
     starts = range(0, len(paths), batch_size)
     batches = tqdm(prefetch(batch, starts, num_workers), 'embedding', len(starts), unit='batch', disable=None)
-    features = np.concatenate([network(Tensor(images)).asnumpy() for images in batches])[:len(paths)]
+    features = np.concatenate([network(images) for images in batches])[:len(paths)]
     bad = np.flatnonzero(~np.isfinite(features).all(1))
     if len(bad):
         raise ValueError(f"{paths[bad[0]]}: its feature is not finite ({len(bad)} of {len(paths)} images)")
     return features.astype(np.float32)
 
 
-def embed_cached(embed_paths, paths, cache_file, ckpt_file, image_size, target):
+def check_faces(network: Network, root: str, paths: Sequence, assumed: str = '') -> None:
+    """Raise ValueError if the pictures are aligned in another way than the network takes; `assumed` insists."""
+    check_alignment(root, paths, network.face_format, assumed)
+
+
+def embed_cached(embed_paths: Callable, network: Network, paths: Sequence, cache_file: str) -> tuple:
     """Return (embeddings (N, D) float32 of `paths`, how many came from cache_file); embed_paths makes the others.
 
     embed_paths: function of a list of paths -> (M, D). The cache is made or completed; one that is broken, or was made
     with other weights or preprocessing, is replaced. A cache that cannot be written is a warning.
     """
-    made_with = f'{file_sha256(ckpt_file)} {PREPROCESSING} {image_size} {target}'
+    made_with = (f'{file_sha256(network.file)} {preprocessing(network.face_format)} {network.image_size} '
+                 f'{network.runtime}')
     with ThreadPool(2) as pool:
         keys = [bytes.fromhex(digest) for digest in pool.imap(file_sha256, paths, chunksize=64)]
     known = _read_cache(cache_file, made_with)
@@ -55,7 +95,7 @@ def embed_cached(embed_paths, paths, cache_file, ckpt_file, image_size, target):
     return np.stack([known[key] for key in keys]), len(set(keys)) - len(new)
 
 
-def _read_cache(file, made_with):
+def _read_cache(file: str, made_with: str) -> dict:
     """Return {sha256 of an image's bytes: feature}, empty if the file is absent, broken or of other weights."""
     if not os.path.exists(file):
         return {}
@@ -72,7 +112,7 @@ def _read_cache(file, made_with):
     return {key.tobytes(): feature for key, feature in zip(keys, features)}
 
 
-def _write_cache(file, made_with, known):
+def _write_cache(file: str, made_with: str, known: dict) -> None:
     keys = np.frombuffer(b''.join(known), np.uint8).reshape(-1, hashlib.sha256().digest_size)
     try:
         write_array(file, made_with=made_with, keys=keys, features=np.stack(list(known.values())))

@@ -74,8 +74,8 @@ void Embedder::TakeShapes() {
   }
   const auto shape = inputs[0].Shape();
   const int64_t elements = Elements(shape);
-  if (inputs[0].DataType() != kFloat || shape.size() != 4 || shape[1] != 1 || elements == 0) {
-    throw Error(file_ + ": its input is of shape " + Shown(shape) + ", expected float32 of (N, 1, S, S)");
+  if (inputs[0].DataType() != kFloat || shape.size() != 4 || (shape[1] != 1 && shape[1] != 3) || elements == 0) {
+    throw Error(file_ + ": its input is of shape " + Shown(shape) + ", expected float32 of (N, C, S, S), C 1 or 3");
   }
   batch_size_ = static_cast<size_t>(shape[0]);
   image_floats_ = static_cast<size_t>(elements / shape[0]);

@@ -39,4 +39,6 @@ def build_backbone(name: str, *, init: Optional[Init] = None, **options: Any) ->
     init: where initial weights come from; None: zeros, which a checkpoint replaces. options: `image_size`, `channels`,
     `embedding_size` and the family's own. Raises ValueError for an unknown name or option, or a size it cannot take.
     """
-    return backbone_class(name)(init or Init(), backbone_options(name, options))
+    network = backbone_class(name)(init or Init(), backbone_options(name, options))
+    network.name = ALIASES.get(name, name)
+    return network

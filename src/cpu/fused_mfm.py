@@ -3,8 +3,8 @@
     features, _ = FusedMFM(pool=True)(x, weight, bias)   # blocked (N, C, H, W) -> (N, M, H / 2, W / 2) for 2M filters
 
 For training on the CPU, where splitting, comparing and copying maps took as long as the convolutions. Those are
-oneDNN's (see `src.cpu.onednn`), the rest Numba kernels. Maps travel in oneDNN's layout, (N, C / BLOCK, H, W, BLOCK); the
-2M maps of a convolution never leave this module. The numbers are those of Conv2D, BiasAdd, Split, Maximum and
+oneDNN's (see `src.cpu.onednn`), the rest Numba kernels. Maps travel in oneDNN's layout, (N, C / BLOCK, H, W, BLOCK);
+the 2M maps of a convolution never leave this module. The numbers are those of Conv2D, BiasAdd, Split, Maximum and
 MaxPool up to rounding. Slices of a batch go through on as many threads as there are cores, and their gradients are
 summed in order.
 """
@@ -162,7 +162,7 @@ def forward(pool, x, weight, bias):
 
 
 def gradient(pool, dz, source, x, weight):
-    """Return the gradients of x, weight and bias; of pictures, (N, 1 or 3, H, W), there is none and zeros are returned."""
+    """Return the gradients of x, weight and bias; for pictures, (N, 1 or 3, H, W), that of x is zeros."""
     slices, y_shape = _slices(len(x)), _y_shape(x, weight)
     dx, x_shape = _result('dx', x.shape), _plain_shape(x[slices[0]])
     weight_gradient = onednn.weight_gradient(x_shape, weight.shape)
@@ -189,8 +189,8 @@ def gradient(pool, dz, source, x, weight):
 class FusedMFM(nn.Cell):
     """(x, weight, bias) -> (the larger maps, where they come from); with `pool` these are half as wide and high.
 
-    CPU only. x: blocked (N, C, H, W), or plain pictures of 1 or 3 maps; weight: (2M, C, K, K), stride 1 and padding K // 2;
-    bias: (2M,). C and M are multiples of BLOCK; H and W are even with `pool`. See `src.cpu.onednn` for what is blocked.
+    CPU only. x: blocked (N, C, H, W), or pictures, (N, 1 or 3, H, W); weight: (2M, C, K, K), stride 1, padding
+    K // 2; bias: (2M,). C and M are multiples of BLOCK; H and W are even with `pool`. See `src.cpu.onednn` for what is blocked.
     """
 
     def __init__(self, pool):

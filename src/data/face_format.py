@@ -77,3 +77,17 @@ def from_metadata(metadata: Any, file: str) -> FaceFormat:
     if known is None or known.as_metadata() != held:
         raise ValueError(f"{file}: its face format {str(held)[:80]} is not one of {', '.join(FACE_FORMATS)}")
     return known
+
+
+def check_formats(name: str, held: FaceFormat, wanted: FaceFormat, assumed: str = '') -> None:
+    """Raise ValueError unless faces of format `held` (of the file `name`) can become `wanted` ones exactly.
+
+    assumed: the name of a format that the user insists the faces have, '' for none.
+    """
+    alignment = FACE_FORMATS[assumed].alignment if assumed else held.alignment
+    if alignment != wanted.alignment:
+        raise ValueError(f"{name}: the faces are aligned as '{alignment}', the network takes '{wanted.alignment}' "
+                         f"(face format {wanted.name}); align them anew (prepare.py align), or insist with "
+                         f"--assume_format {wanted.name}")
+    if held.colour == 'grey' and wanted.colour != 'grey':
+        raise ValueError(f"{name}: the faces are grey, the network takes {wanted.colour} (face format {wanted.name})")

@@ -1,22 +1,51 @@
-"""From picture files to network input: the one place where pixels are decoded, cropped and scaled.
+"""From picture files to faces: the one place where pictures are decoded, cropped and resized.
 
-Faces come aligned in one of two geometries of the network's authors: 144x144 for training, 128x128 for testing. The
-second is the centre crop of the first. Network input is float32 = grey / 255 of shape (N, 1, image_size, image_size).
+    face = face_for_test(read_face(path, 'grey'), face_format('lightcnn'), image_size=128)       # (128, 128) uint8
+
+A grey face is (H, W), a colour one (H, W, 3) in the order that its name says, RGB or BGR. `FaceFormat.to_input` makes
+network input of a batch of them.
 """
+import json
 import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Optional
 
 import cv2
 import numpy as np
 
-TRAIN_SIDE, TEST_SIDE = 144, 128
-PREPROCESSING = 'grey 128, area or bilinear to image_size, / 255: 1'     # count up when test pixels change
+from src.data.face_format import FACE_FORMATS, FaceFormat, check_formats
+from src.data.lists import read_json, write_text
+
+LIGHTCNN = FACE_FORMATS['lightcnn']
+TRAIN_SIDE, TEST_SIDE = LIGHTCNN.train_side, LIGHTCNN.test_side
 EXTENSIONS = ('.bmp', '.jpg', '.jpeg', '.png')
+FORMAT_FILE = 'face_format.json'         # in a folder of aligned faces: what they are
+ALIGNMENT_OF_SIDE = {side: face.alignment for face in FACE_FORMATS.values() for side in (face.train_side,
+                                                                                         face.test_side)}
+_LOOKED_AT = 16                          # pictures of a set whose sizes tell its alignment
+_FLAGS = {'grey': cv2.IMREAD_GRAYSCALE, 'RGB': cv2.IMREAD_COLOR, 'BGR': cv2.IMREAD_COLOR}
 
 cv2.setNumThreads(1)             # the callers run one thread a core already
 
 
-def decode_grey(data, name='image', flags=cv2.IMREAD_GRAYSCALE):
-    """Return the picture in the bytes `data` as grey, (H, W) uint8; ValueError names what cannot be decoded."""
+def preprocessing(face: FaceFormat) -> str:
+    """Return a text that changes when test pixels of this format change: count up then."""
+    return 'grey 128, area or bilinear to image_size, / 255: 1' if face is LIGHTCNN else f'{face.name}: 1'
+
+
+def decode(data: bytes, colour: str = 'grey', name: str = 'image', *, reduced: bool = False) -> np.ndarray:
+    """Return the picture in the bytes `data`, (H, W) or (H, W, 3) uint8; ValueError names what cannot be decoded.
+
+    reduced: an eighth of the size, which decodes faster.
+    """
+    flags = cv2.IMREAD_REDUCED_GRAYSCALE_8 if reduced else _FLAGS[colour]
+    image = _decoded(data, flags, name)
+    return np.ascontiguousarray(image[..., ::-1]) if colour == 'RGB' else image
+
+
+def _decoded(data: bytes, flags: int, name: str) -> np.ndarray:
     if not data:
         raise ValueError(f"{name}: the file is empty")
     if _is_cut_off(data):
@@ -30,7 +59,7 @@ def decode_grey(data, name='image', flags=cv2.IMREAD_GRAYSCALE):
     return image
 
 
-def _is_cut_off(data):
+def _is_cut_off(data: bytes) -> bool:
     """Whether the end mark of a JPEG or PNG is missing, or a BMP is shorter than it says."""
     if data[:2] == b'\xff\xd8':
         return b'\xff\xd9' not in data[-1024:]
@@ -39,13 +68,30 @@ def _is_cut_off(data):
     return data[:2] == b'BM' and int.from_bytes(data[2:6], 'little') > len(data)
 
 
-def read_grey(path):
-    """Return the picture file `path` as grey, (H, W) uint8. Raises FileNotFoundError or ValueError."""
+def read_face(path: str, colour: str = 'grey') -> np.ndarray:
+    """Return the picture file `path` as `decode` does. Raises FileNotFoundError or ValueError."""
     with open(path, 'rb') as file:
-        return decode_grey(file.read(), path)
+        return decode(file.read(), colour, path)
 
 
-def find_image(root, name):
+def in_colour(image: np.ndarray, source: str, target: str) -> np.ndarray:
+    """Return `image` of colour `source` as `target`. Grey has no colour to give: ValueError."""
+    if source == target:
+        return image
+    if source == 'grey':
+        raise ValueError(f"the faces are grey, {target} is needed; use a set in colour, or a grey face format")
+    if target == 'grey':
+        return cv2.cvtColor(image, cv2.COLOR_RGB2GRAY if source == 'RGB' else cv2.COLOR_BGR2GRAY)
+    return np.ascontiguousarray(image[..., ::-1])
+
+
+def encode(image: np.ndarray, colour: str, extension: str = '.jpg', quality: int = 95) -> bytes:
+    """Return a face of colour `colour` as the bytes of a picture file."""
+    image = image[..., ::-1] if colour == 'RGB' else image
+    return cv2.imencode(extension, image, [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes()
+
+
+def find_image(root: str, name: str) -> Optional[str]:
     """Return the path of `name` under `root`, with another picture extension if that is what is there, or None."""
     path = os.path.join(root, name)
     if os.path.isfile(path):
@@ -54,7 +100,7 @@ def find_image(root, name):
     return next((stem + e for e in EXTENSIONS if os.path.isfile(stem + e)), None)
 
 
-def find_images(root, names):
+def find_images(root: str, names: Sequence) -> list:
     """Return the path of every listed image under `root`; FileNotFoundError counts and names the missing ones.
 
     A name may end in another picture extension than the file.
@@ -69,37 +115,73 @@ def find_images(root, names):
     return paths
 
 
-def resize(image, side):
-    """Return (H, W) as (side, side): area averages when it shrinks, bilinear when it grows."""
-    if image.shape == (side, side):
+def resize(image: np.ndarray, side: int) -> np.ndarray:
+    """Return (H, W[, 3]) as (side, side[, 3]): area averages when it shrinks, bilinear when it grows."""
+    if image.shape[:2] == (side, side):
         return image
-    shrinks = min(image.shape) >= side
+    shrinks = min(image.shape[:2]) >= side
     return cv2.resize(image, (side, side), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
 
 
-def centre_crop(image, side):
-    """Return the (side, side) centre of an (H, W) picture."""
+def centre_crop(image: np.ndarray, side: int) -> np.ndarray:
+    """Return the (side, side[, 3]) centre of a picture."""
     top, left = (image.shape[0] - side) // 2, (image.shape[1] - side) // 2
     return image[top:top + side, left:left + side]
 
 
-def face_for_test(image, image_size=TEST_SIDE, name='image'):
-    """Return an aligned face as testing feeds it: (image_size, image_size) uint8.
+def face_for_test(image: np.ndarray, face: FaceFormat = LIGHTCNN, image_size: Optional[int] = None,
+                  name: str = 'image') -> np.ndarray:
+    """Return an aligned face as testing feeds it: (image_size, image_size[, 3]) uint8.
 
-    128x128 is taken as it is, of 144x144 the centre 128x128; any other size is another alignment: ValueError.
+    A test-sized face is taken as it is, of a training-sized one its centre; any other size is another alignment:
+    ValueError.
     """
-    if image.shape not in ((TEST_SIDE, TEST_SIDE), (TRAIN_SIDE, TRAIN_SIDE)):
+    sides = sorted({face.test_side, face.train_side})
+    if image.shape[:2] not in [(side, side) for side in sides]:
         raise ValueError(f"{name}: {image.shape[1]}x{image.shape[0]} pixels, expected an aligned face of "
-                         f"{TEST_SIDE}x{TEST_SIDE} or {TRAIN_SIDE}x{TRAIN_SIDE}")
-    return resize(centre_crop(image, TEST_SIDE), image_size)
+                         f"{' or '.join(f'{side}x{side}' for side in sides)} (face format {face.name}); prepare.py "
+                         "align makes such faces, --assume_format insists")
+    return resize(centre_crop(image, face.test_side), image_size or face.test_side)
 
 
-def training_face_for_test(image, image_size=TEST_SIDE, name='image'):
-    """As `face_for_test` for a training face, which may be of any size: it stands for the 144x144 geometry."""
-    known = image.shape in ((TEST_SIDE, TEST_SIDE), (TRAIN_SIDE, TRAIN_SIDE))
-    return face_for_test(image if known else resize(image, TRAIN_SIDE), image_size, name)
+def training_face_for_test(image: np.ndarray, face: FaceFormat = LIGHTCNN, image_size: Optional[int] = None,
+                           name: str = 'image') -> np.ndarray:
+    """As `face_for_test` for a training face, which may be of any size: it stands for the training geometry."""
+    known = image.shape[:2] in [(side, side) for side in (face.test_side, face.train_side)]
+    return face_for_test(image if known else resize(image, face.train_side), face, image_size, name)
 
 
-def to_input(faces):
-    """(N, H, W) uint8 -> (N, 1, H, W) float32 in 0..1."""
-    return (faces.astype(np.float32) / np.float32(255))[:, None]
+def write_format(folder: str, *, colour: str, alignment: str, side: int) -> None:
+    """Say in a folder of aligned faces what they are."""
+    write_text(os.path.join(folder, FORMAT_FILE),
+               json.dumps({'format': 1, 'colour': colour, 'alignment': alignment, 'side': side}) + '\n')
+
+
+def alignment_of(root: str, paths: Sequence) -> Optional[str]:
+    """Return the alignment of the pictures `paths` under `root`: what the folder says, or what most sizes mean.
+
+    None if neither tells.
+    """
+    stated = os.path.join(root, FORMAT_FILE)
+    if os.path.isfile(stated):
+        held = read_json(stated)
+        if not isinstance(held, dict) or held.get('alignment') not in ALIGNMENT_OF_SIDE.values():
+            raise ValueError(f"{stated}: does not tell an alignment; prepare.py align writes it")
+        return held['alignment']
+    sides = Counter(_side(path) for path in paths[::max(1, len(paths) // _LOOKED_AT)][:_LOOKED_AT])
+    return ALIGNMENT_OF_SIDE.get(sides.most_common(1)[0][0]) if sides else None
+
+
+def _side(path: str) -> Optional[int]:
+    try:
+        height, width = read_face(path).shape
+    except (OSError, ValueError):
+        return None                                          # whoever reads all of them says so
+    return height if height == width else None
+
+
+def check_alignment(root: str, paths: Sequence, face: FaceFormat, assumed: str = '') -> None:
+    """Raise ValueError if the pictures are aligned in another way than `face` needs; `assumed` insists on a format."""
+    alignment = alignment_of(root, paths)
+    if alignment is not None or assumed:
+        check_formats(root, replace(face, alignment=alignment or face.alignment), face, assumed)

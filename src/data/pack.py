@@ -1,60 +1,50 @@
-"""Many small pictures -> a few MindRecord shards of grey faces, resized once, and back.
+"""Many small pictures -> a few MindRecord shards of faces of one format, resized once, and back.
 
-    python src/data/pack.py --root faces/train --list faces/train_list.txt --out packs/ms1m --shards 8
+    python prepare.py pack --root faces/train --list faces/train_list.txt --out packs/ms1m --shards 8
     python train.py --set train_list=packs/ms1m.json ...
 
 PREFIX.json tells what the pack holds and the sha256 of every shard. A shard is read by its own index at any place, so a
 true permutation of millions of faces costs no memory: MindRecord keeps blobs in pages after a header, each behind its
 length in 8 bytes, and their places in the SQLite file beside it.
 """
+import argparse
 import json
 import multiprocessing
 import os
 import shutil
 import sqlite3
 import struct
-import sys
+from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
-from pathlib import Path
+from typing import Any, Optional
 
-if not __package__:
-    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+import numpy as np
+from tqdm import tqdm
 
-import cv2  # noqa: E402
-import numpy as np  # noqa: E402
-from tqdm import tqdm  # noqa: E402
+from src.data import lists
+from src.data.face_format import FACE_FORMATS, face_format, from_metadata
+from src.data.images import check_alignment, decode, encode, find_image, read_face, resize
 
-from src import cli  # noqa: E402
-from src.data import lists  # noqa: E402
-from src.data.images import TRAIN_SIDE, decode_grey, find_image, read_grey, resize  # noqa: E402
-
-FORMAT = 1
-JPEG_QUALITY = 95
-EXAMPLES = """  python src/data/pack.py --root faces/train --list faces/train_list.txt --out packs/faces
-  python src/data/pack.py --root train --list clean_list.txt --out packs/ms1m --encoding jpeg --shards 64 --workers 8"""
+FORMAT, GREY_FORMAT = 2, 1       # packs of format 1 hold grey LightCNN faces
+ENCODINGS = ('raw', 'jpeg')
+EXAMPLES = """  python prepare.py pack --root faces/train --list faces/train_list.txt --out packs/faces
+  python prepare.py pack --root train --list list.txt --out packs/ms1m --encoding jpeg --shards 64 --workers 8
+  python prepare.py pack --root faces112/train --list list.txt --out packs/colour --face_format arcface"""
 _SCHEMA = {'image': {'type': 'bytes'}, 'label': {'type': 'int32'}, 'name': {'type': 'string'}}
 _CHUNK = 500
 
 
-def encode_raw(face):
-    """Return a face (S, S) uint8 as its bytes."""
-    return face.tobytes()
+def encoded(face: np.ndarray, colour: str, encoding: str) -> bytes:
+    """Return a face (S, S) or (S, S, 3) uint8 as a pack keeps it: its bytes, or a JPEG."""
+    return face.tobytes() if encoding == 'raw' else encode(face, colour)
 
 
-def encode_jpeg(face):
-    """Return a face (S, S) uint8 as a grey JPEG."""
-    return cv2.imencode('.jpg', face, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1].tobytes()
-
-
-ENCODINGS = {'raw': encode_raw, 'jpeg': encode_jpeg}
-
-
-def shard_name(prefix, number):
+def shard_name(prefix: str, number: int) -> str:
     """Return the file name of a shard."""
     return f'{os.path.basename(prefix)}_{number:04d}.mindrecord'
 
 
-def write_shard(prefix, number, records):
+def write_shard(prefix: str, number: int, records: Iterable) -> dict:
     """Write `records` of (name, label, encoded face) as one shard, whole or not at all; return its metadata."""
     from mindspore.mindrecord import FileWriter
     name, count = shard_name(prefix, number), 0
@@ -90,9 +80,9 @@ def write_shard(prefix, number, records):
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def pack_shard(job, number, rows):
+def pack_shard(job: dict, number: int, rows: list) -> dict:
     """Write shard `number` from the listed rows; return its metadata with the unreadable images, kept in a file too."""
-    bad = []
+    bad, colour = [], face_format(job['face_format']).colour
 
     def records():
         for name, label in rows:
@@ -100,7 +90,7 @@ def pack_shard(job, number, rows):
                 path = find_image(job['root'], name)
                 if path is None:
                     raise FileNotFoundError('no such image')
-                yield name, label, ENCODINGS[job['encoding']](resize(read_grey(path), job['size']))
+                yield name, label, encoded(resize(read_face(path, colour), job['size']), colour, job['encoding'])
             except (OSError, ValueError) as error:
                 bad.append(f"{name}: {' '.join(str(error).split())}")
     metadata = {**write_shard(job['prefix'], number, records()), 'bad': bad}
@@ -124,19 +114,26 @@ def _finished(job, number):
         return None
 
 
-def pack(root, list_file, prefix, encoding='raw', size=TRAIN_SIDE, num_shards=None, workers=None, max_bad=0.01):
+def pack(root: str, list_file: str, prefix: str, *, encoding: str = 'raw', face: str = 'lightcnn',
+         size: Optional[int] = None, num_shards: Optional[int] = None, workers: Optional[int] = None,
+         max_bad: float = 0.01, assumed: str = '') -> dict:
     """Pack the images of a list; return the metadata in PREFIX.json. A run that was cut off keeps its finished shards.
 
-    Raises ValueError for a wrong list or if more than the share `max_bad` of the images cannot be read.
+    face: the name of the format of the faces. size: their side, None for the format's. assumed: a format that the
+    pictures are taken to have. Raises ValueError for a wrong list, pictures of another alignment, or if more than the
+    share `max_bad` of the images cannot be read.
     """
     if not os.path.isdir(root):
         raise FileNotFoundError(f"{root}: no such image folder")
     names, labels = lists.read_image_list(list_file)
     lists.check_train_labels(labels, int(labels.max()) + 1, list_file)
+    some = [path for name in names[::max(1, len(names) // 100)] if (path := find_image(root, name))]
+    check_alignment(root, some, face_format(face), assumed)
     prefix = os.path.abspath(prefix)
     os.makedirs(os.path.dirname(prefix), exist_ok=True)
     num_shards = min(num_shards or max(1, len(names) // 50_000), len(names))
-    job = {'root': os.path.abspath(root), 'prefix': prefix, 'encoding': encoding, 'size': size, 'shards': num_shards,
+    job = {'root': os.path.abspath(root), 'prefix': prefix, 'encoding': encoding, 'face_format': face,
+           'size': size or face_format(face).train_side, 'shards': num_shards,
            'list_sha256': lists.file_sha256(list_file)}
     done = {number: metadata for number in range(num_shards) if (metadata := _finished(job, number))}
     if done:
@@ -159,36 +156,38 @@ def _finish(job, shards, num_listed, num_people, max_bad):
                          f"{prefix}_bad_images.txt names them, the first: {bad[0]}")
     if len(bad) == num_listed:
         raise ValueError(f"{prefix}: not one of {num_listed} images can be read; the first: {bad[0]}")
-    metadata = write_metadata(prefix, shards, encoding=job['encoding'], size=job['size'], num_people=num_people,
-                        num_bad=len(bad), list_sha256=job['list_sha256'])
+    metadata = write_metadata(prefix, shards, face=job['face_format'], encoding=job['encoding'], size=job['size'],
+                              num_people=num_people, num_bad=len(bad), list_sha256=job['list_sha256'])
     for number in range(job['shards']):
         os.remove(_state_file(prefix, number))
     return metadata
 
 
-def write_metadata(prefix, shards, **metadata):
+def write_metadata(prefix: str, shards: list, *, face: str = 'lightcnn', **metadata: Any) -> dict:
     """Write PREFIX.json from the metadata of the shards, empty ones left out, and return it."""
     shards = [{key: value for key, value in shard.items() if key != 'bad'} for shard in shards if shard['count']]
-    metadata = {'format': FORMAT, **metadata, 'num_images': sum(shard['count'] for shard in shards), 'shards': shards}
+    metadata = {'format': FORMAT, 'face_format': face_format(face).as_metadata(), **metadata,
+                'num_images': sum(shard['count'] for shard in shards), 'shards': shards}
     lists.write_text(f'{prefix}.json', json.dumps(metadata, indent=1) + '\n')
     return metadata
 
 
 class Pack:
-    """Random access to the faces of a pack: len(pack), pack.labels (N,) int32, pack.face(row) (S, S) uint8."""
+    """Random access to the faces of a pack: len(pack), pack.labels (N,) int32, pack.face(row) (S, S[, 3]) uint8."""
 
-    def __init__(self, metadata_file):
+    def __init__(self, metadata_file: str):
         self.metadata_file, self.folder = metadata_file, os.path.dirname(os.path.abspath(metadata_file))
         metadata = _read_metadata(metadata_file)
         self.size, self.encoding, self.shards = metadata['size'], metadata['encoding'], metadata['shards']
-        self.num_people = metadata['num_people']
+        self.num_people, self.face_format = metadata['num_people'], from_metadata(metadata, metadata_file)
+        self.shape = (self.size, self.size) if self.face_format.num_channels == 1 else (self.size, self.size, 3)
         index = [self._index(shard) for shard in self.shards]
         self.labels, self.starts, self.lengths = (np.concatenate([part[i] for part in index]) for i in range(3))
         self.first = np.cumsum([0] + [shard['count'] for shard in self.shards])
         self.files = [os.open(os.path.join(self.folder, shard['file']), os.O_RDONLY) for shard in self.shards]
         self._check_labels()
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.labels)
 
     def __del__(self):
@@ -199,8 +198,8 @@ class Pack:
         path = os.path.join(self.folder, shard['file'] + suffix)
         size = os.path.getsize(path) if os.path.isfile(path) else None
         if size != shard['bytes' + suffix.replace('.', '_')]:
-            raise ValueError(f"{path}: {'is missing' if size is None else f'has {size} bytes'}, {self.metadata_file} says "
-                             f"{shard['bytes' + suffix.replace('.', '_')]}; pack it again or copy it anew")
+            raise ValueError(f"{path}: {'is missing' if size is None else f'has {size} bytes'}, {self.metadata_file} "
+                             f"says {shard['bytes' + suffix.replace('.', '_')]}; pack it again or copy it anew")
         return path
 
     def _index(self, shard):
@@ -219,7 +218,7 @@ class Pack:
         lengths = table[:, 3] - table[:, 2] - 8
         if len(table) != count or (lengths <= 0).any() or (places < header).any() or \
                 (places + lengths > shard['bytes']).any() or \
-                self.encoding == 'raw' and (lengths != self.size ** 2).any():
+                self.encoding == 'raw' and (lengths != np.prod(self.shape)).any():
             raise ValueError(f"{path}.db: its {len(table)} entries do not fit {count} {self.encoding} faces of "
                              f"{self.size}x{self.size}")
         return table[:, 0].astype(np.int32), places, lengths.astype(np.int32)
@@ -229,19 +228,19 @@ class Pack:
             raise ValueError(f"{self.metadata_file}: labels {self.labels.min()}..{self.labels.max()}, expected "
                              f"0..{self.num_people - 1}")
 
-    def verify(self, numbers, workers=2):
+    def verify(self, numbers: Iterable, workers: int = 2) -> None:
         """Raise ValueError unless the shards of these numbers have the sha256 in the metadata."""
         def check(number):
             shard = self.shards[number]
             for suffix in ('', '.db'):
                 path = self._path(shard, suffix)
                 if lists.file_sha256(path) != shard['sha256' + suffix.replace('.', '_')]:
-                    raise ValueError(f"{path}: does not match its sha256 in {self.metadata_file}; it is damaged: pack it "
-                                     "again or copy it anew")
+                    raise ValueError(f"{path}: does not match its sha256 in {self.metadata_file}; it is damaged: pack "
+                                     "it again or copy it anew")
         with ThreadPoolExecutor(workers) as pool:
             list(tqdm(pool.map(check, numbers), 'checking shards', len(numbers), disable=None, leave=False))
 
-    def data(self, row):
+    def data(self, row: int) -> bytes:
         """Return the bytes of face `row` as they are stored; OSError if its shard ends before them."""
         shard = int(np.searchsorted(self.first, row, 'right')) - 1
         length = int(self.lengths[row])
@@ -251,13 +250,13 @@ class Pack:
                           "cut off while it was in use")
         return data
 
-    def face(self, row):
-        """Return face `row` as (S, S) uint8."""
+    def face(self, row: int) -> np.ndarray:
+        """Return face `row` as (S, S) uint8, in colour (S, S, 3) in the order of `face_format`."""
         data = self.data(row)
         if self.encoding == 'raw':
-            return np.frombuffer(data, np.uint8).reshape(self.size, self.size)
-        face = decode_grey(data, f'{self.metadata_file}, face {row}')
-        if face.shape != (self.size, self.size):
+            return np.frombuffer(data, np.uint8).reshape(self.shape)
+        face = decode(data, self.face_format.colour, f'{self.metadata_file}, face {row}')
+        if face.shape != self.shape:
             raise ValueError(f"{self.metadata_file}: face {row} is {face.shape}, expected {self.size}x{self.size}")
         return face
 
@@ -274,41 +273,45 @@ def _layout(path):
 
 
 def _read_metadata(file):
-    metadata = lists.read_json(file, 'no such pack; src/data/pack.py makes one')
+    held = lists.read_json(file, 'no such pack; prepare.py pack makes one')
     try:
-        whole = (metadata['format'] == FORMAT and metadata['encoding'] in ENCODINGS and 16 <= metadata['size'] <= 1152
-                 and metadata['num_people'] > 0 and metadata['shards'] and all(
+        whole = (held['format'] in (FORMAT, GREY_FORMAT) and held['encoding'] in ENCODINGS
+                 and 16 <= held['size'] <= 1152 and held['num_people'] > 0 and held['shards'] and all(
                      isinstance(s['count'], int) and isinstance(s['bytes'], int) and isinstance(s['bytes_db'], int)
-                     and len(s['sha256']) == len(s['sha256_db']) == 64 for s in metadata['shards']))
-        unsafe = [s['file'] for s in metadata['shards'] if os.path.basename(s['file']) != s['file'] or s['file'][0] == '.']
+                     and len(s['sha256']) == len(s['sha256_db']) == 64 for s in held['shards']))
+        unsafe = [s['file'] for s in held['shards'] if os.path.basename(s['file']) != s['file'] or s['file'][0] == '.']
     except (ValueError, KeyError, TypeError, RecursionError, IndexError) as error:
         raise ValueError(f"{file}: not the metadata of a pack ({type(error).__name__}: {error})") from None
     if not whole or unsafe:
         raise ValueError(f"{file}: not the metadata of a pack of format {FORMAT}"
                          + (f"; '{unsafe[0][:60]}' leaves its folder" if unsafe else ''))
-    return metadata
+    return held
 
 
-def main():
-    flags = cli.parser(__doc__.splitlines()[0], EXAMPLES)
+def add_flags(flags: argparse.ArgumentParser) -> None:
+    """Add the flags of `prepare.py pack`."""
     flags.add_argument('--root', required=True, metavar='DIR', help='folder that the list counts from')
     flags.add_argument('--list', required=True, metavar='FILE', help="'path label' list, labels 0..K-1")
     flags.add_argument('--out', required=True, metavar='PREFIX', help='PREFIX.json and PREFIX_0000.mindrecord ...')
-    flags.add_argument('--encoding', default='raw', choices=list(ENCODINGS), help='default %(default)s')
-    flags.add_argument('--size', type=int, default=TRAIN_SIDE, help='side in pixels (default %(default)s)')
+    flags.add_argument('--encoding', default='raw', choices=ENCODINGS, help='default %(default)s')
+    flags.add_argument('--face_format', default='lightcnn', choices=list(FACE_FORMATS), help='default %(default)s')
+    flags.add_argument('--assume_format', default='', choices=list(FACE_FORMATS), help='what the pictures are, where '
+                       'their sizes say otherwise')
+    flags.add_argument('--size', type=int, help="side in pixels (default: the format's)")
     flags.add_argument('--shards', type=int, help='default: one per 50,000 images')
     flags.add_argument('--workers', type=int, help='processes (default: one per core)')
     flags.add_argument('--max_bad', type=float, default=0.01, help='share of unreadable images allowed (default '
                        '%(default)s)')
-    args = flags.parse_args()
-    for name, value in (('--size', args.size - 15), ('--shards', args.shards), ('--workers', args.workers)):
+
+
+def run(args: argparse.Namespace) -> None:
+    """Do what the flags of `prepare.py pack` ask for."""
+    for name, value in (('--size', args.size and args.size - 15), ('--shards', args.shards),
+                        ('--workers', args.workers)):
         if value is not None and value < 1:
             raise ValueError(f"{name} is too small")
-    metadata = pack(args.root, args.list, args.out, args.encoding, args.size, args.shards, args.workers, args.max_bad)
+    metadata = pack(args.root, args.list, args.out, encoding=args.encoding, face=args.face_format, size=args.size,
+                    num_shards=args.shards, workers=args.workers, max_bad=args.max_bad, assumed=args.assume_format)
     num_bytes = sum(shard['bytes'] + shard['bytes_db'] for shard in metadata['shards'])
-    print(f"{args.out}.json: {metadata['num_images']} faces of {metadata['num_people']} people in {len(metadata['shards'])} "
-          f"shards, {num_bytes / 1e6:.1f} MB, {metadata['num_bad']} images unreadable")
-
-
-if __name__ == '__main__':
-    cli.run(main)
+    print(f"{args.out}.json: {metadata['num_images']} faces of {metadata['num_people']} people in "
+          f"{len(metadata['shards'])} shards, {num_bytes / 1e6:.1f} MB, {metadata['num_bad']} images unreadable")

@@ -16,7 +16,8 @@ import numpy as np
 from scipy.io import savemat
 from tqdm import tqdm
 
-from src.data.images import TEST_SIDE, TRAIN_SIDE, centre_crop, face_for_test, to_input
+from src.data.face_format import FACE_FORMATS, FaceFormat
+from src.data.images import TEST_SIDE, TRAIN_SIDE, centre_crop, resize
 from src.data.lists import write_image_list
 
 _PERSON, _PICTURE, _PROTOCOL = 10, 11, 12
@@ -43,10 +44,11 @@ def draw_face(seed, person, picture):
     return np.clip(np.rint(image), 0, 255).astype(np.uint8)
 
 
-def faces_as_input(image_size, num_faces=8):
-    """Return faces of different people as network input, (num_faces, 1, image_size, image_size) float32."""
-    faces = [face_for_test(draw_face(1, person, 0), image_size) for person in range(num_faces)]
-    return to_input(np.stack(faces))
+def faces_as_input(image_size: int, num_faces: int = 8, face: FaceFormat = FACE_FORMATS['lightcnn']) -> np.ndarray:
+    """Return faces of different people as network input, (num_faces, C, image_size, image_size) float32."""
+    faces = np.stack([resize(centre_crop(draw_face(1, person, 0), TEST_SIDE), image_size)
+                      for person in range(num_faces)])
+    return face.to_input(faces if face.num_channels == 1 else np.repeat(faces[..., None], 3, -1))
 
 
 def _grid(shift):

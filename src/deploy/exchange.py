@@ -1,20 +1,25 @@
 """What the C++ program reads and writes: a .bin for each distinct image with a manifest, a file of features with ids.
 
-    write_inputs(cfg, image_size, 'preprocess_Result')           # manifest.tsv, 000000.bin, 000001.bin, ...
+    write_inputs(cfg, face_format('lightcnn'), 48, 'preprocess_Result')       # manifest.tsv, 000000.bin, ...
     features_of = read_results('result_Files', cfg)              # names -> (N, D), joined by id
 
 An id is an image's name without folder and extension; LFW and BLUFR list the same 13,233 images in two orders.
 """
 import hashlib
 import os
+from collections.abc import Callable
 
 import numpy as np
+from easydict import EasyDict as edict
 from tqdm import tqdm
 
-from src.data.images import PREPROCESSING, face_for_test, find_images, read_grey, to_input
+from src.data.face_format import FaceFormat, from_metadata
+from src.data.images import check_alignment, face_for_test, find_images, preprocessing, read_face
 from src.data.lists import read_json, whole_file, write_text
 from src.dataset import prefetch
-from src.protocols.evaluation import IMAGES, image_id, in_order
+from src.protocols.blufr import BLUFR
+from src.protocols.lfw import LFW
+from src.protocols.protocol import image_id, in_order
 
 MANIFEST = 'manifest.tsv'
 HEADER = '# lightcnn manifest 1'
@@ -22,20 +27,20 @@ FEATURES = 'features.bin'
 MAX_HEAD = 4096
 
 
-def listed_images(cfg):
+def listed_images(cfg: edict) -> dict:
     """Return {id: name} of every image that LFW or BLUFR lists; ValueError if two of one list share an id."""
     found = {}
-    for protocol, images in IMAGES.items():
-        names, _ = images(cfg)
+    for protocol in (LFW, BLUFR):
+        names, _ = protocol.images(cfg)
         own = {image_id(name): name for name in names}
         if len(own) != len(names):
-            raise ValueError(f"{len(names) - len(own)} images of the {protocol} list share a name with another; "
+            raise ValueError(f"{len(names) - len(own)} images of the {protocol.name} list share a name with another; "
                              "results are joined by it")
         found = {**own, **found}
     return found
 
 
-def dataset_tree(path):
+def dataset_tree(path: str) -> str:
     """Return the README's data set folder that `path` means: itself, or its parent if it is the lfw folder in it."""
     own, inner = os.path.join(path, 'lfw', 'image'), os.path.join(path, 'image')
     if not os.path.isdir(own) and os.path.isdir(inner) and os.path.basename(os.path.abspath(path)) == 'lfw':
@@ -43,21 +48,21 @@ def dataset_tree(path):
     return path
 
 
-def model_image_size(model):
-    """Return the side of the faces that an exported model takes, from the metadata beside it."""
-    metadata = os.path.splitext(model)[0] + '.json'
-    held = read_json(metadata, f'no metadata beside the model; export.py writes both, or give --image_size ({model})')
+def model_input(model: str) -> tuple:
+    """Return (face format, side) of the faces that an exported model takes, from the metadata beside it."""
+    beside = os.path.splitext(model)[0] + '.json'
+    held = read_json(beside, f'no metadata beside the model; export.py writes both, or give --image_size ({model})')
     try:
         size = held['input']['shape'][2]
     except (KeyError, IndexError, TypeError):
         size = None
     if not isinstance(size, int) or not 16 <= size <= 1024:
-        raise ValueError(f"{metadata}: does not tell the input's shape; export.py writes it")
-    return size
+        raise ValueError(f"{beside}: does not tell the input's shape; export.py writes it")
+    return from_metadata(held, beside), size
 
 
-def write_inputs(cfg, image_size, out_dir, num_workers=2):
-    """Write every listed image as network input, (1, S, S) float32, and the manifest; return (images, how many anew).
+def write_inputs(cfg: edict, face: FaceFormat, image_size: int, out_dir: str, *, num_workers: int = 2) -> tuple:
+    """Write every listed image as network input, (C, S, S) float32, and the manifest; return (images, how many anew).
 
     Nothing is done if the folder holds just this already. The manifest is written last: a run that was cut off has
     none.
@@ -67,9 +72,11 @@ def write_inputs(cfg, image_size, out_dir, num_workers=2):
     manifest = os.path.join(out_dir, MANIFEST)
     files = [f'{row:06d}.bin' for row in range(len(paths))]
     text = HEADER + '\n' + ''.join(f'{name}\t{file}\n' for name, file in zip(names, files))
-    made_of = _made_of(paths, image_size, text)
+    check_alignment(cfg.root_path, paths, face, cfg.assume_format)
+    made_of = _made_of(paths, face, image_size, text)
     stamp = os.path.join(out_dir, 'made_of.txt')
-    if _holds(out_dir, files, 4 * image_size ** 2) and _read(stamp) == made_of and _read(manifest) == text:
+    num_bytes = 4 * face.num_channels * image_size ** 2
+    if _holds(out_dir, files, num_bytes) and _read(stamp) == made_of and _read(manifest) == text:
         return len(paths), 0
     os.makedirs(out_dir, exist_ok=True)
     for old in (stamp, manifest):
@@ -77,9 +84,9 @@ def write_inputs(cfg, image_size, out_dir, num_workers=2):
             os.remove(old)
 
     def write(row):
-        face = to_input(face_for_test(read_grey(paths[row]), image_size, paths[row])[None])
+        picture = face_for_test(read_face(paths[row], face.colour), face, image_size, paths[row])
         with whole_file(os.path.join(out_dir, files[row]), sync=False) as out:
-            out.write(face.tobytes())
+            out.write(face.to_input(picture[None]).tobytes())
 
     for _ in tqdm(prefetch(write, range(len(paths)), num_workers), 'writing inputs', len(paths), disable=None):
         pass
@@ -88,12 +95,12 @@ def write_inputs(cfg, image_size, out_dir, num_workers=2):
     return len(paths), len(paths)
 
 
-def _made_of(paths, image_size, text):
+def _made_of(paths: list, face: FaceFormat, image_size: int, text: str) -> str:
     """Return what the inputs depend on, as a short text: images by size and time, preprocessing, manifest."""
-    digest = hashlib.sha256(f'{PREPROCESSING} {image_size}\n{text}'.encode(errors='surrogateescape'))
+    digest = hashlib.sha256(f'{preprocessing(face)} {image_size}\n{text}'.encode(errors='surrogateescape'))
     for path in paths:
-        metadata = os.stat(path)
-        digest.update(f'{os.path.abspath(path)} {metadata.st_size} {metadata.st_mtime_ns}\n'.encode(errors='surrogateescape'))
+        stat = os.stat(path)
+        digest.update(f'{os.path.abspath(path)} {stat.st_size} {stat.st_mtime_ns}\n'.encode(errors='surrogateescape'))
     return digest.hexdigest() + '\n'
 
 
@@ -112,7 +119,7 @@ def _read(file):
         return text.read()
 
 
-def read_results(result_dir, cfg):
+def read_results(result_dir: str, cfg: edict) -> Callable:
     """Return a function names -> (N, D) features from the C++ program's result file.
 
     Raises FileNotFoundError or ValueError for a file that is cut off, holds a number that is none, or whose ids are
@@ -131,7 +138,7 @@ def read_results(result_dir, cfg):
     return in_order(features, ids)
 
 
-def read_features(file):
+def read_features(file: str) -> tuple:
     """Return (ids, features (N, D) float32) of a features.bin."""
     if not os.path.isfile(file):
         raise FileNotFoundError(f"{file}: no such result; ascend310_infer writes it")

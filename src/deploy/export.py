@@ -1,6 +1,6 @@
 """From a checkpoint to a deployable file: the embedding network alone, read back and compared before it counts.
 
-    metadata = export(network, 48, 'lightcnn9', 'MINDIR', batch_size=1, ir=1, faces=faces)
+    metadata = export_backbone(backbone, 'lightcnn9', 'MINDIR', face=face_format('lightcnn'), faces=faces, ir=1)
 
 NAME.mindir or NAME.onnx comes with NAME.json: input name, shape, dtype, scale, sha256 and the largest difference.
 """
@@ -8,17 +8,27 @@ import copy
 import json
 import os
 import tempfile
+from collections.abc import Callable
+from functools import partial
+from typing import Optional
 
 import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 from mindspore.train.mind_ir_pb2 import ModelProto
 
-from src.data.lists import file_sha256, write_text
+from src.backbone import Backbone
+from src.config import get_config
+from src.data.face_format import FaceFormat
+from src.data.images import face_for_test, find_images, read_face, training_face_for_test
+from src.data.lists import file_sha256, read_image_list, write_text
 from src.data.synthetic import faces_as_input
-from src.lightcnn import EMBEDDING_SIZE, MFM, MaxAvgPool
+from src.embedding import Network
+from src.lightcnn import MFM, LightCNN, MaxAvgPool
+from src.protocols.lfw import LFW
 
 SUFFIXES = {'MINDIR': '.mindir', 'ONNX': '.onnx', 'AIR': '.air'}
+NUM_FACES, NUM_CALIBRATION = 8, 256
 INT8_COSINE = 0.8                # between a face's features before and after int8
 TOLERANCE = 1e-4                 # of the largest feature: kernels sum in other orders
 
@@ -52,15 +62,15 @@ class PlainMFM(nn.Cell):
 
 
 class PlainEmbedding(nn.Cell):
-    """(N, 1, S, S) -> (N, 256) with the fully connected layer as a convolution over all that is left of the image."""
+    """(N, C, S, S) -> (N, D) with the fully connected layer as a convolution over all that is left of the image."""
 
-    def __init__(self, features, fc):
+    def __init__(self, features, fc, embedding_size):
         super().__init__()
-        self.features, self.fc = features, fc
+        self.features, self.fc, self.embedding_size = features, fc, embedding_size
         self.reshape = ops.Reshape()
 
     def construct(self, x):
-        return self.reshape(self.fc(self.features(x)), (-1, EMBEDDING_SIZE))         # -1: the batch can be changed
+        return self.reshape(self.fc(self.features(x)), (-1, self.embedding_size))    # -1: the batch can be changed
 
 
 class PlainMaxAvgPool(nn.Cell):
@@ -76,14 +86,18 @@ class PlainMaxAvgPool(nn.Cell):
         return self.max_pool(x) + self.mean(x)
 
 
-def plain_form(network):
-    """Return a copy of an `Embedding` in operators whose form has not changed since MindSpore 1: the same function."""
-    network, channels, features = copy.deepcopy(network), 1, []
+def plain_form(network: LightCNN) -> PlainEmbedding:
+    """Return a copy of a `LightCNN` in operators whose form has not changed since MindSpore 1: the same function."""
+    if not isinstance(network, LightCNN):
+        raise ValueError(f"--ir 1: {network.name} needs operators that MindSpore Lite 2.0 does not know; leave --ir "
+                         "away")
+    network, channels, features = copy.deepcopy(network), network.channels, []
     for cell in network.features:
         filters = [p.shape[0] for p in cell.get_parameters() if p.ndim == 4]
         channels = filters[-1] // 2 if filters else channels
         features.append(PlainMaxAvgPool(channels) if isinstance(cell, MaxAvgPool) else _plain(cell))
-    return PlainEmbedding(nn.SequentialCell(features), _plain_dense(network.fc)).set_train(False)
+    return PlainEmbedding(nn.SequentialCell(features), _plain_dense(network.fc),
+                          network.embedding_size).set_train(False)
 
 
 def _plain(cell):
@@ -107,12 +121,14 @@ def _plain_dense(fc):
     return PlainMFM(weight, bias, 0) if isinstance(fc, MFM) else PlainConv(weight, bias, 0)
 
 
-def export(network, image_size, name, file_format, batch_size, ir, faces, calibration=None):
+def export_backbone(network: Backbone, name: str, file_format: str, *, face: FaceFormat, faces: np.ndarray,
+                    batch_size: Optional[int] = 1, ir: Optional[int] = None,
+                    calibration: Optional[np.ndarray] = None) -> dict:
     """Write NAME.<format> and NAME.json and return the metadata; both appear only if the file gives the same features.
 
-    network: an `Embedding` with weights. batch_size: a number, or None for any. ir: 1 for MindSpore Lite 2.0, else
-    None. faces: (n, 1, S, S) float32 to compare on. calibration: faces from which ONNX's int8 form takes its ranges.
-    Raises RuntimeError where features differ, ValueError for what the format cannot do.
+    network: with weights. face: what it takes. faces: (n, C, S, S) float32 to compare on. batch_size: a number, or
+    None for any. ir: 1 for MindSpore Lite 2.0, else None. calibration: faces from which ONNX's int8 form takes its
+    ranges. Raises RuntimeError where features differ, ValueError for what the format cannot do.
     """
     write, read = FORMATS[file_format]
     file, expected = name + SUFFIXES[file_format], network(Tensor(faces)).asnumpy()
@@ -121,12 +137,13 @@ def export(network, image_size, name, file_format, batch_size, ir, faces, calibr
         os.makedirs(os.path.dirname(os.path.abspath(file)), exist_ok=True)
         example = np.zeros((batch_size or 1, *faces.shape[1:]), np.float32)
         input_name = write(network, example, batch_size is None, ir, temporary)
-        difference = _compare(expected, read(temporary, faces, batch_size or len(faces)), file) if read else None
+        again = partial(read, temporary, faces, batch_size or len(faces), face) if read else None
+        difference = _compare(expected, again(), file) if read else None
         cosine = None
         if calibration is not None:
             from src.deploy.onnx_backend import quantise
             quantise(temporary, calibration, batch_size or 16)
-            cosine = _compare_int8(expected, read(temporary, faces, batch_size or len(faces)), file)
+            cosine = _compare_int8(expected, again(), file)
         with open(temporary, 'rb') as written:
             os.fsync(written.fileno())
         os.chmod(temporary, 0o644)
@@ -135,14 +152,37 @@ def export(network, image_size, name, file_format, batch_size, ir, faces, calibr
         if os.path.exists(temporary):
             os.remove(temporary)
     metadata = {'format': 1, 'file': os.path.basename(file), 'file_format': file_format, 'ir': ir,
-             'sha256': file_sha256(file), 'bytes': os.path.getsize(file),
-             'input': {'name': input_name, 'shape': [batch_size or 'N', 1, image_size, image_size],
-                       'dtype': 'float32', 'values': 'grey / 255'},
-             'output': {'shape': [batch_size or 'N', EMBEDDING_SIZE], 'dtype': 'float32'},
-             'compared_on': len(faces) if read else 0, 'largest_difference': difference,
-             'largest_feature': float(np.abs(expected).max()), 'int8_smallest_cosine': cosine}
+                'sha256': file_sha256(file), 'bytes': os.path.getsize(file), 'network_type': network.name,
+                'face_format': face.as_metadata(),
+                'input': {'name': input_name, 'shape': [batch_size or 'N', *faces.shape[1:]], 'dtype': 'float32',
+                          'values': face.values},
+                'output': {'shape': [batch_size or 'N', network.embedding_size], 'dtype': 'float32'},
+                'compared_on': len(faces) if read else 0, 'largest_difference': difference,
+                'largest_feature': float(np.abs(expected).max()), 'int8_smallest_cosine': cosine}
     write_text(name + '.json', json.dumps(metadata, indent=1) + '\n')
     return metadata
+
+
+def calibration_faces(dataset_path: str, network: Network) -> np.ndarray:
+    """Return NUM_CALIBRATION training faces, drawn over the whole list, as network input."""
+    cfg = get_config(dataset_path=dataset_path)
+    names, _ = read_image_list(cfg.train_list)
+    rows = np.random.default_rng(0).permutation(len(names))[:NUM_CALIBRATION]
+    return _as_input(network, find_images(cfg.data_path, [names[row] for row in rows]), training_face_for_test)
+
+
+def faces_to_compare(dataset_path: Optional[str], network: Network) -> np.ndarray:
+    """Return NUM_FACES faces as network input: LFW's first, or synthetic ones without a data set."""
+    if not dataset_path:
+        return faces_as_input(network.image_size, NUM_FACES, network.face_format)
+    cfg = get_config(dataset_path=dataset_path)
+    return _as_input(network, find_images(cfg.root_path, LFW.images(cfg)[0][:NUM_FACES]), face_for_test)
+
+
+def _as_input(network: Network, paths: list, to_face: Callable) -> np.ndarray:
+    face = network.face_format
+    return face.to_input(np.stack([to_face(read_face(path, face.colour), face, network.image_size, path)
+                                   for path in paths]))
 
 
 def _compare(expected, found, file):
@@ -165,7 +205,7 @@ def _compare_int8(expected, found, file):
     return cosine
 
 
-def write_mindir(network, example, dynamic, ir, file):
+def write_mindir(network: Backbone, example: np.ndarray, dynamic: bool, ir: Optional[int], file: str) -> str:
     """Write a MINDIR; return the name of its input."""
     if ir == 1 and dynamic:
         raise ValueError("--batch_size dynamic: a MINDIR of --ir 1 has a fixed batch, which the program that loads it "
@@ -182,22 +222,23 @@ def write_mindir(network, example, dynamic, ir, file):
     return 'x'
 
 
-def read_mindir(file, faces, batch_size):
+def read_mindir(file: str, faces: np.ndarray, batch_size: int, face: FaceFormat) -> np.ndarray:
     """Return the features of a MINDIR in MindSpore."""
-    return in_batches(nn.GraphCell(ms.load(file)), faces, batch_size)
+    graph = nn.GraphCell(ms.load(file))
+    return in_batches(lambda images: graph(Tensor(images)).asnumpy(), faces, batch_size)
 
 
-def in_batches(network, faces, batch_size):
-    """Return the features (n, D) of faces (n, 1, S, S) from a network that takes exactly batch_size of them."""
+def in_batches(network: Callable, faces: np.ndarray, batch_size: int) -> np.ndarray:
+    """Return the features (n, D) of faces (n, C, S, S) from a network that takes exactly batch_size of them."""
     found = []
     for start in range(0, len(faces), batch_size):
         some = faces[start:start + batch_size]
         full = np.concatenate([some, np.repeat(some[-1:], batch_size - len(some), 0)])
-        found.append(network(Tensor(full)).asnumpy()[:len(some)])
+        found.append(network(full)[:len(some)])
     return np.concatenate(found)
 
 
-def write_onnx(network, example, dynamic, ir, file):
+def write_onnx(network: Backbone, example: np.ndarray, dynamic: bool, ir: Optional[int], file: str) -> str:
     """Write an ONNX file; return the name of its input."""
     try:
         import onnx
@@ -214,22 +255,25 @@ def write_onnx(network, example, dynamic, ir, file):
     return model.graph.input[0].name
 
 
-def read_onnx(file, faces, batch_size):
+def read_onnx(file: str, faces: np.ndarray, batch_size: int, face: FaceFormat) -> np.ndarray:
     """Return the features of an ONNX file in ONNX Runtime."""
-    from src.deploy.onnx_backend import OnnxNetwork
-    return in_batches(OnnxNetwork(file), faces, batch_size)
+    from src.deploy.onnx_backend import onnx_network
+    return in_batches(onnx_network(file, face.name), faces, batch_size)
 
 
-def as_onnx(network, image_size):
-    """Return an `Embedding` as a network in ONNX Runtime, for any batch size."""
-    from src.deploy.onnx_backend import OnnxNetwork
+def as_onnx(backbone: Backbone, network: Network) -> Network:
+    """Return a backbone, which is `network` in MindSpore, as a network in ONNX Runtime for any batch size."""
+    from src.deploy.onnx_backend import onnx_network
     with tempfile.TemporaryDirectory() as folder:
         name = os.path.join(folder, 'network')
-        export(network, image_size, name, 'ONNX', None, None, faces_as_input(image_size))
-        return OnnxNetwork(name + '.onnx')
+        export_backbone(backbone, name, 'ONNX', face=network.face_format, batch_size=None,
+               faces=faces_as_input(network.image_size, face=network.face_format))
+        found = onnx_network(name + '.onnx')
+    found.name, found.file, found.embedding_size = network.name, network.file, network.embedding_size
+    return found
 
 
-def write_air(network, example, dynamic, ir, file):
+def write_air(network: Backbone, example: np.ndarray, dynamic: bool, ir: Optional[int], file: str) -> str:
     """Write an AIR file, which only MindSpore on Ascend can; nothing here can read it back."""
     if ms.get_context('device_target') != 'Ascend':
         raise ValueError("--file_format AIR: only MindSpore on an Ascend card can write it; run this there, or use "

@@ -1,7 +1,7 @@
-"""Save, find and load checkpoints. A checkpoint is NAME.ckpt and its metadata, NAME.json; both appear whole or not at all.
+"""Save, find and load checkpoints. A checkpoint is NAME.ckpt with metadata, NAME.json; both appear whole or not at all.
 
-The metadata hold the sha256 of the weights, the step, the settings, the versions and the input contract. Which network a
-checkpoint holds is read from its weights, never from a file name.
+The metadata hold the sha256 of the weights, the step, the settings, the versions and the face format. Which network a
+checkpoint holds is read from them, or from the shapes of its weights, never from a file name.
 """
 import contextlib
 import fcntl
@@ -11,31 +11,38 @@ import os
 import platform
 import re
 import time
+from collections.abc import Iterator
+from typing import Optional
 
 import mindspore as ms
 
+from src.backbone import Backbone
+from src.backbones import BACKBONES, build_backbone
+from src.data.face_format import from_metadata
 from src.data.lists import file_sha256, read_json, write_text
-from src.lightcnn import NETWORKS, Init, embedding_network
+from src.initializers import Init
 
 _PACKAGES = ('mindspore', 'numpy', 'opencv-python', 'opencv-python-headless')
 _NUMBERED = re.compile(r'lightcnn-\d+_\d+\.ckpt$')
 _TEMPORARY = re.compile(r'\.(\d+)-.*\.(?:ckpt|tmp)$')
-PREFIX = 'embedding.'
+PREFIX = 'backbone.'
+# names of parameters until checkpoints held other networks than LightCNN
+_OLDER_NAMES = (('embedding.', 'backbone.'), ('classifier.fc2_', 'head.'))
 PATIENCE = 20                    # seconds that a training waits for another one in its folder to end
 
 
-def metadata_file(ckpt_file):
+def metadata_file(ckpt_file: str) -> str:
     """Return the name of a checkpoint's metadata file."""
     return os.path.splitext(ckpt_file)[0] + '.json'
 
 
-def features_file(ckpt_file):
+def features_file(ckpt_file: str) -> str:
     """Return the name of the features that evaluation keeps beside a checkpoint."""
     return os.path.splitext(ckpt_file)[0] + '.features.npz'
 
 
-def save(ckpt_file, parameters, metadata):
-    """Write `parameters` (name -> Parameter) and `metadata`, with the weights' sha256, to ckpt_file and its metadata file."""
+def save(ckpt_file: str, parameters: dict, metadata: dict) -> None:
+    """Write `parameters` (name -> Parameter) to ckpt_file, and `metadata` with the weights' sha256 beside it."""
     temporary = os.path.join(os.path.dirname(ckpt_file) or '.', f".{os.getpid()}-{os.path.basename(ckpt_file)}")
     try:
         try:
@@ -55,7 +62,7 @@ def save(ckpt_file, parameters, metadata):
     write_text(metadata_file(ckpt_file), json.dumps(metadata, indent=1) + '\n')
 
 
-def remove_old(ckpt_dir, keep):
+def remove_old(ckpt_dir: str, keep: int) -> None:
     """Delete all but the newest `keep` numbered checkpoints of a folder, with what belongs to them."""
     numbered = [ckpt for ckpt in by_step(ckpt_dir) if _NUMBERED.match(os.path.basename(ckpt))]
     for ckpt in numbered[:-keep]:
@@ -64,8 +71,8 @@ def remove_old(ckpt_dir, keep):
                 os.remove(file)
 
 
-def by_step(ckpt_dir):
-    """Return the checkpoint files of a folder by the step in their metadata; first come, by age, those without metadata."""
+def by_step(ckpt_dir: str) -> list:
+    """Return the checkpoint files of a folder by the step in their metadata, after those without, by age."""
     files = [os.path.join(ckpt_dir, n) for n in os.listdir(ckpt_dir) if n.endswith('.ckpt') and not n.startswith('.')]
     return sorted(files, key=lambda ckpt: (_step(ckpt), os.path.getmtime(ckpt)))
 
@@ -77,7 +84,7 @@ def _step(ckpt):
         return -1
 
 
-def read_metadata(ckpt_file):
+def read_metadata(ckpt_file: str) -> Optional[dict]:
     """Return the metadata of a checkpoint after checking the weights' sha256, or None where it has no metadata file."""
     try:
         metadata = read_json(metadata_file(ckpt_file))
@@ -92,7 +99,7 @@ def read_metadata(ckpt_file):
 
 
 @contextlib.contextmanager
-def sole_writer(ckpt_dir):
+def sole_writer(ckpt_dir: str) -> Iterator:
     """While it is entered, no other training enters a folder; ValueError if one is there and stays for PATIENCE.
 
     One that was killed a moment ago may take seconds to give its memory back, and the folder with it. Where the file
@@ -120,7 +127,7 @@ def _locked(folder):
     return True
 
 
-def remove_left_over(ckpt_dir):
+def remove_left_over(ckpt_dir: str) -> None:
     """Delete the temporary files of processes that were killed while they saved."""
     for name in os.listdir(ckpt_dir):
         match = _TEMPORARY.match(name)
@@ -128,10 +135,10 @@ def remove_left_over(ckpt_dir):
             os.remove(os.path.join(ckpt_dir, name))
 
 
-def newest(path, with_metadata=False):
+def newest(path: str, with_metadata: bool = False) -> str:
     """Return the checkpoint file that `path` means: a file itself, of a folder the newest valid one.
 
-    Newest is the highest step in the metadata; one without metadata is taken if no other is there, unless `with_metadata`.
+    Newest is the highest step in the metadata; one without is taken if no other is there, unless `with_metadata`.
     Raises FileNotFoundError if there is none; a damaged newer one is named and passed over.
     """
     if os.path.isfile(path):
@@ -151,7 +158,7 @@ def newest(path, with_metadata=False):
     return without_metadata[-1]
 
 
-def load_parameters(ckpt_file):
+def load_parameters(ckpt_file: str) -> dict:
     """Return {name: Parameter} of a MindSpore checkpoint; ValueError where the file is none."""
     if not os.path.isfile(ckpt_file):
         raise FileNotFoundError(f"{ckpt_file}: no such checkpoint file")
@@ -160,44 +167,69 @@ def load_parameters(ckpt_file):
     except Exception as error:           # MindSpore raises several kinds for a broken file
         reason = ' '.join(str(error).split('\n')[0].split())
         raise ValueError(f"{ckpt_file}: not a readable MindSpore checkpoint ({reason[:160]})") from None
-    return parameters
+    return {_current_name(name): parameter for name, parameter in parameters.items()}
 
 
-def load_embedding(ckpt_file, network_type=None, target=None):
-    """Return (embedding network with its weights, network_type, image_size) of any training checkpoint.
+def _current_name(name: str) -> str:
+    moment, owner = ('moments.', name[len('moments.'):]) if name.startswith('moments.') else ('', name)
+    for older, current in _OLDER_NAMES:
+        if owner.startswith(older):
+            return moment + current + owner[len(older):]
+    return name
 
-    The number of classes is not needed. target: where it will run, see `lightcnn.Init`. Raises ValueError if the
-    checkpoint holds another network than `network_type` (None: any LightCNN).
+
+def load_backbone(ckpt_file: str, network_type: Optional[str] = None, target: Optional[str] = None) -> Backbone:
+    """Return the backbone of any training checkpoint with its weights, `name` and `face_format`; no head is needed.
+
+    target: where it will run, see `Init`. Raises ValueError if the checkpoint holds another network than
+    `network_type` (None: any).
     """
-    read_metadata(ckpt_file)
+    metadata = read_metadata(ckpt_file) or {}
     parameters = load_parameters(ckpt_file)
     weights = {name[len(PREFIX):]: p for name, p in parameters.items() if name.startswith(PREFIX)}
-    found, image_size = identify({name: p.shape for name, p in weights.items()})
-    if found is None:
+    name, options = _network_in(metadata, {name: p.shape for name, p in weights.items()})
+    if name is None:
         raise ValueError(f"{ckpt_file}: holds {len(parameters)} parameters such as {', '.join(list(parameters)[:3])}; "
-                         f"they are not those of {', '.join(NETWORKS)}")
-    if network_type and network_type != found:
-        raise ValueError(f"{ckpt_file}: holds a {found}, not the {network_type} that was asked for")
-    network = embedding_network(found, image_size, Init(target=target))
+                         f"they are not those of {', '.join(LIGHTCNNS)}, and no metadata tell another network")
+    if network_type and network_type != name:
+        raise ValueError(f"{ckpt_file}: holds a {name}, not the {network_type} that was asked for")
+    network = build_backbone(name, init=Init(target=target), **options)
+    wrong = [p.name for p in network.get_parameters() if p.name not in weights or weights[p.name].shape != p.shape]
+    if wrong or len(weights) != len(list(network.get_parameters())):
+        raise ValueError(f"{ckpt_file}: its weights are not those of a {name}: {len(wrong)} are missing or of another "
+                         f"shape{', such as ' + wrong[0] if wrong else ''}")
     ms.load_param_into_net(network, weights, strict_load=True)
-    network.set_train(False)
-    return network, found, image_size
+    network.face_format = from_metadata(metadata, metadata_file(ckpt_file)).name
+    return network.set_train(False)
 
 
-def identify(shapes):
-    """Return (network_type, image_size) of an embedding network's {name: shape}, or (None, None)."""
-    fc = shapes.get('fc.layer.weight', shapes.get('fc.weight'))
-    if fc is None or len(fc) != 2:
-        return None, None
+def _network_in(metadata: dict, shapes: dict) -> tuple:
+    """Return (name, options) of the backbone that metadata tell or {name: shape} mean; (None, {}) for neither."""
+    options = metadata.get('backbone_options')
+    if isinstance(options, dict) and metadata.get('network_type') in BACKBONES:
+        return metadata['network_type'], options
+    return identify(shapes)
+
+
+LIGHTCNNS = ('LightCNN_9Layers', 'LightCNN_29Layers', 'LightCNN_29Layers_v2')
+
+
+def identify(shapes: dict) -> tuple:
+    """Return (name, options) of the LightCNN with these {name: shape}, or (None, {})."""
+    fc, first = shapes.get('fc.layer.weight', shapes.get('fc.weight')), shapes.get('features.0.layer.weight')
+    if fc is None or first is None or len(fc) != 2 or len(first) != 4 or first[1] not in (1, 3):
+        return None, {}
     image_size = 16 * round((fc[1] / 128) ** 0.5)
-    for network_type in NETWORKS if image_size else ():
-        network = embedding_network(network_type, image_size)
+    for name in LIGHTCNNS if image_size else ():
+        length = fc[0] // 2 if name != 'LightCNN_29Layers_v2' else fc[0]
+        options = {'image_size': image_size, 'channels': first[1], 'embedding_size': length}
+        network = build_backbone(name, **options)
         if {p.name: p.shape for p in network.get_parameters()} == shapes:
-            return network_type, image_size
-    return None, None
+            return name, options
+    return None, {}
 
 
-def versions():
+def versions() -> dict:
     """Return the versions that a result depends on."""
     found = {'python': platform.python_version()}
     for package in _PACKAGES:

@@ -5,20 +5,26 @@
     for done, loss, hits, updated in step_outputs(step, batches, rate, range(first, last), cfg): ...
 """
 import math
+from collections.abc import Callable, Iterator
+from typing import Any, Optional
 
 import mindspore as ms
 import numpy as np
+from easydict import EasyDict as edict
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 from mindspore.common.initializer import initializer
 
+from src.backbone import Backbone
 from src.cpu.host_mean import host_mean
-from src.dataset import prefetch
-from src.training.network import training_network
+from src.dataset import TrainingBatches, prefetch
+from src.device import Device
+from src.heads.head import Head
+from src.training.network import TrainingNetwork, training_network
 
 PART = 32                        # images that go through the network at once on the CPU
 
 
-def num_parts(batch_size):
+def num_parts(batch_size: int) -> int:
     """Return the number of equal parts, of PART images or not much fewer, that a batch has; 1 if there are none."""
     fitting = (n for n in range(1, batch_size + 1) if batch_size % n == 0 and PART < 2 * batch_size // n <= 2 * PART)
     return next(fitting, 1)
@@ -31,13 +37,16 @@ class TrainStep(nn.Cell):
     scaler, a step whose gradients are not finite changes no weight and lowers the scale.
     """
 
-    def __init__(self, network, cfg, rank=0, rank_size=1, loss_scaler=None):
+    def __init__(self, network: nn.Cell, cfg: edict, rank: int = 0, rank_size: int = 1, loss_scaler: Any = None,
+                 parts: Optional[TrainingNetwork] = None):
         super().__init__(auto_prefix=False)
         self.network = network
+        parts = parts or network
+        self.parts = parts.backbone, parts.head
         self.weights = ParameterTuple(network.trainable_params())
         self.moments = self.zeros('moments')
         self.state = [p for p in network.get_parameters() if not p.requires_grad]       # running means, scales, ...
-        groups = [network.parameter_group(w.name, cfg) for w in self.weights]
+        groups = [parts.parameter_group(w.name, cfg) for w in self.weights]
         self.lr_mults, self.decays = [g[0] for g in groups], [g[1] for g in groups]
         self.momentum = Tensor(cfg.momentum, ms.float32)
         self.update = ops.ApplyMomentum()
@@ -48,7 +57,17 @@ class TrainStep(nn.Cell):
         self.clip_norm, self.one = cfg.clip_norm, Tensor(1.0, ms.float32)
         self.value_and_grad = ms.value_and_grad(self.forward, None, self.weights, has_aux=True)
 
-    def zeros(self, prefix):
+    @property
+    def backbone(self) -> Backbone:
+        """The network that stays: mixed precision wraps the one that is trained."""
+        return self.parts[0]
+
+    @property
+    def head(self) -> Head:
+        """The head on top of it."""
+        return self.parts[1]
+
+    def zeros(self, prefix: str) -> ParameterTuple:
         """Return a parameter of zeros for every weight; its memory is not touched before it is used."""
         return ParameterTuple([Parameter(initializer('zeros', w.shape), name=f'{prefix}.{w.name}')
                                for w in self.weights])
@@ -63,7 +82,7 @@ class TrainStep(nn.Cell):
         (loss, hits), grads = self.value_and_grad(images, labels, noise)
         return self.finish(loss, hits, grads, lr)
 
-    def run(self, images, labels, noise, lr):
+    def run(self, images: np.ndarray, labels: np.ndarray, noise: np.ndarray, lr: np.float32) -> tuple:
         """Take one step with arrays; return (loss, hits, updated) as tensors."""
         return self(Tensor(images), Tensor(labels), Tensor(noise), Tensor(lr))
 
@@ -139,7 +158,7 @@ class AddGradients(nn.Cell):
 class SplitStep(TrainStep):
     """A `TrainStep` that takes its batch in `num_parts`, one after the other: a large batch needs a part's memory."""
 
-    def __init__(self, network, cfg, rank=0, rank_size=1):
+    def __init__(self, network: nn.Cell, cfg: edict, rank: int = 0, rank_size: int = 1):
         super().__init__(network, cfg, rank, rank_size)
         self.num_parts = num_parts(cfg.batch_size)
         self.sums = self.zeros('sums')
@@ -149,7 +168,7 @@ class SplitStep(TrainStep):
         loss, hits = self.network(images, labels, noise)
         return loss / self.num_parts, hits
 
-    def run(self, images, labels, noise, lr):
+    def run(self, images: np.ndarray, labels: np.ndarray, noise: np.ndarray, lr: np.float32) -> tuple:
         total_loss = total_hits = 0.0
         for part in zip(*(np.split(array, self.num_parts) for array in (images, labels, noise))):
             loss, hits = (float(x.asnumpy()) for x in self.add_gradients(*map(Tensor, part)))
@@ -163,7 +182,7 @@ class SplitStep(TrainStep):
         return outputs
 
 
-def build_step(cfg, device):
+def build_step(cfg: edict, device: Device) -> TrainStep:
     """Return the step of a run: fp32 on the CPU, large batches in parts; elsewhere mixed precision, dynamic scale."""
     ms.set_seed(cfg.seed)
     network = training_network(cfg, device.target)
@@ -172,14 +191,14 @@ def build_step(cfg, device):
         kind = SplitStep if splits else TrainStep
         step = kind(network, cfg, device.rank, device.rank_size)
     else:
-        network = ms.amp.auto_mixed_precision(network, 'O2')
         scaler = ms.amp.DynamicLossScaler(scale_value=2.0 ** 16, scale_factor=2, scale_window=2000)
-        step = TrainStep(network, cfg, device.rank, device.rank_size, scaler)
+        mixed = ms.amp.auto_mixed_precision(network, 'O2')
+        step = TrainStep(mixed, cfg, device.rank, device.rank_size, scaler, network)
     step.set_train()
     return step
 
 
-def step_outputs(step, batches, rate, steps, cfg):
+def step_outputs(step: TrainStep, batches: TrainingBatches, rate: Callable, steps: range, cfg: edict) -> Iterator:
     """Yield (number of steps done, loss, top-1 hits, updated) as floats, in order.
 
     With cfg.sink_size > 1 (Ascend, GPU) that many steps run per call on the device, cut so that checkpoints keep

@@ -10,15 +10,22 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable
+from typing import Optional
+
+import numpy as np
+from easydict import EasyDict as edict
 
 from src.config import RECIPES
+from src.data.face_format import check_formats, face_format
 from src.dataset import TrainingBatches, open_faces
+from src.device import Device
 from src.lr_generator import learning_rate, scale_lr
-from src.scoring.report import plot_training
 from src.training import checkpoint
 from src.training.guards import StopSignals, Watchdog, check_same_weights
 from src.training.log import TrainLog, read_log
-from src.training.step import build_step, step_outputs
+from src.training.plot import plot_training
+from src.training.step import TrainStep, build_step, step_outputs
 
 MAX_SKIPPED = 50                 # overflows in a row that a loss scale may cause; more is a training that has failed
 
@@ -26,11 +33,12 @@ MAX_SKIPPED = 50                 # overflows in a row that a loss scale may caus
 class Saver:
     """Writes, keeps and loads the checkpoints of one run; only rank 0 writes."""
 
-    def __init__(self, ckpt_dir, cfg, recipe, step, batches, is_writer):
+    def __init__(self, ckpt_dir: str, cfg: edict, recipe: str, step: TrainStep, batches: TrainingBatches,
+                 is_writer: bool):
         self.ckpt_dir, self.cfg, self.recipe, self.is_writer = ckpt_dir, cfg, recipe, is_writer
         self.step, self.batches = step, batches
 
-    def save(self, done, name=None):
+    def save(self, done: int, name: Optional[str] = None) -> None:
         """Save after `done` steps, as lightcnn-<epoch>_<step in epoch>.ckpt unless a name is given."""
         if not self.is_writer:
             return
@@ -40,26 +48,31 @@ class Saver:
         checkpoint.save(os.path.join(self.ckpt_dir, name or numbered), self._parameters(), self._metadata(done))
         checkpoint.remove_old(self.ckpt_dir, self.cfg.keep_checkpoint_max)
 
-    def _parameters(self):
-        state = {p.name: p for p in [*self.step.weights, *self.step.moments]}
+    def _parameters(self) -> dict:
+        state = {p.name: p for p in [*self.step.weights, *self.step.moments, *self.step.state]}
         if self.step.scaler is not None:
             state['loss_scale'], state['loss_scale_steps'] = self.step.scaler.scale_value, self.step.scaler.counter
         return state
 
-    def _metadata(self, done):
-        cfg = self.cfg
-        return {'format': 1, 'recipe': self.recipe, 'network_type': cfg.network_type, 'num_classes': cfg.num_classes,
+    def _metadata(self, done: int) -> dict:
+        cfg, face = self.cfg, face_format(self.cfg.face_format)
+        network = self.step.backbone
+        return {'format': 1, 'recipe': self.recipe, 'network_type': network.name, 'backbone_options': network.options,
+                'head': cfg.loss, 'head_options': self.step.head.options, 'num_classes': cfg.num_classes,
                 'step': done, 'epoch': done / self.batches.steps_per_epoch, 'num_images': len(self.batches.faces),
                 'global_batch': self.batches.global_batch, 'settings': dict(cfg), 'versions': checkpoint.versions(),
-                'input': {'shape': ['N', 1, cfg.image_size, cfg.image_size], 'dtype': 'float32', 'values': 'grey / 255',
-                          'face': 'centre 128x128 of the 144x144 alignment, area-resized to image_size'}}
+                'face_format': face.as_metadata(),
+                'input': {'shape': ['N', face.num_channels, cfg.image_size, cfg.image_size], 'dtype': 'float32',
+                          'values': face.values, 'face': f'{face.alignment} alignment, the centre '
+                          f'{face.test_side}x{face.test_side}, area-resized to image_size'}}
 
-    def restore(self, path):
+    def restore(self, path: str) -> tuple:
         """Load the newest checkpoint that `path` means; return (number of steps it has done, its file)."""
         ckpt = checkpoint.newest(path, with_metadata=True)
         metadata = checkpoint.read_metadata(ckpt)
         if metadata is None or 'step' not in metadata:
-            raise ValueError(f"{ckpt}: {checkpoint.metadata_file(ckpt)} does not tell the step, so it cannot be resumed")
+            raise ValueError(f"{ckpt}: {checkpoint.metadata_file(ckpt)} does not tell the step, so it cannot be "
+                             "resumed")
         self._check(ckpt, metadata)
         loaded, wanted = checkpoint.load_parameters(ckpt), self._parameters()
         wrong = [n for n, p in wanted.items() if n not in loaded or loaded[n].shape != p.shape]
@@ -69,26 +82,30 @@ class Saver:
             parameter.set_data(loaded[name])
         return metadata['step'], ckpt
 
-    def _check(self, ckpt, metadata):
+    def _check(self, ckpt: str, metadata: dict) -> None:
         now = self._metadata(0)
         for key in ('network_type', 'num_classes', 'num_images', 'global_batch'):
             if metadata.get(key) != now[key]:
                 raise ValueError(f"{ckpt}: was trained with {key} {metadata.get(key)}, this run has {now[key]}")
 
 
-def load_for_finetuning(step, cfg, path):
+def load_for_finetuning(step: TrainStep, cfg: edict, path: str) -> str:
     """Take the embedding network's weights from a checkpoint; the classifier stays new. Return the file."""
     ckpt = checkpoint.newest(path)
-    network, _, image_size = checkpoint.load_embedding(ckpt, cfg.network_type)
-    if image_size != cfg.image_size:
-        raise ValueError(f"--finetune {ckpt}: is for {image_size}x{image_size} faces, this run has image_size "
-                         f"{cfg.image_size}")
-    for old, new in zip(network.get_parameters(), step.network.embedding.get_parameters()):
+    network, wanted = checkpoint.load_backbone(ckpt, step.backbone.name), step.backbone
+    if network.face_format != cfg.face_format:
+        check_formats(ckpt, face_format(network.face_format), face_format(cfg.face_format), cfg.assume_format)
+    for what in ('image_size', 'channels', 'embedding_size'):
+        if getattr(network, what) != getattr(wanted, what):
+            raise ValueError(f"--finetune {ckpt}: has {what} {getattr(network, what)}, this run has "
+                             f"{getattr(wanted, what)}")
+    for old, new in zip(network.get_parameters(), wanted.get_parameters()):
         new.set_data(old)
     return ckpt
 
 
-def train(cfg, device, recipe, ckpt_dir, resume=None, evaluate=None, eval_every=0, finetune=None):
+def train(cfg: edict, device: Device, recipe: str, ckpt_dir: str, *, resume: Optional[str] = None,
+          evaluate: Optional[Callable] = None, eval_every: int = 0, finetune: Optional[str] = None) -> int:
     """Train to the end of cfg.epochs and return the number of steps done.
 
     resume: a checkpoint, a folder of them, or 'auto' (ckpt_dir, from the start if it holds none).
@@ -118,19 +135,19 @@ def train(cfg, device, recipe, ckpt_dir, resume=None, evaluate=None, eval_every=
 class Training:
     """One run: its batches, its step, its checkpoints, its log, and the number of steps done."""
 
-    def __init__(self, cfg, device, recipe, ckpt_dir):
+    def __init__(self, cfg: edict, device: Device, recipe: str, ckpt_dir: str):
         self.cfg, self.device, self.ckpt_dir = cfg, device, ckpt_dir
         faces = open_faces(cfg)
         self.num_bad = faces.check(cfg, ckpt_dir, device)
-        self.batches = TrainingBatches(faces, cfg, device.rank, device.rank_size)
+        self.step = build_step(cfg, device)
+        self.batches = TrainingBatches(faces, cfg, device.rank, device.rank_size, self.step.backbone.noise_size)
         self.per_epoch, self.num_steps = self.batches.steps_per_epoch, len(self.batches)
         if cfg.scale_lr:
             scale_lr(cfg, RECIPES[recipe]().batch_size, self.batches.global_batch, self.per_epoch)
-        self.step = build_step(cfg, device)
         self.saver = Saver(ckpt_dir, cfg, recipe, self.step, self.batches, device.rank == 0)
         self.first = self.done = self.num_skipped = 0
 
-    def begin(self, resume, finetune):
+    def begin(self, resume: Optional[str], finetune: Optional[str]) -> None:
         """Restore or finetune as asked, open the log and say what is about to happen."""
         cfg, device = self.cfg, self.device
         self.first = self.done = self._restore(resume)
@@ -145,7 +162,7 @@ class Training:
                      f"out), {self.per_epoch} steps an epoch, steps {self.first} to {self.num_steps}, lr {cfg.lr:g}"
                      f"{start}")
 
-    def _restore(self, resume):
+    def _restore(self, resume: Optional[str]) -> int:
         if not resume:
             return 0
         try:
@@ -158,11 +175,11 @@ class Training:
             print(f"resuming from {ckpt}, {done} steps done", flush=True)
         return done
 
-    def rate(self, k):
+    def rate(self, k: int) -> np.float32:
         """Return the learning rate of step k, counted from 0."""
         return learning_rate(k, self.cfg, self.per_epoch, self.num_steps)
 
-    def run(self, stop, watchdog, evaluate, eval_every):
+    def run(self, stop: StopSignals, watchdog: Watchdog, evaluate: Optional[Callable], eval_every: int) -> int:
         """Do all steps that are left; return the number of steps done."""
         cfg, ranks = self.cfg, self.device.rank_size
         if ranks > 1:
@@ -185,20 +202,20 @@ class Training:
         self.save()
         return self.done
 
-    def save(self):
+    def save(self) -> None:
         """Save what this run has learnt, and draw its curves."""
         if self.done > self.first:
             self.saver.save(self.done)
             if self.log.is_writer:
                 plot_training(read_log(self.log.file), os.path.join(self.ckpt_dir, 'training.png'))
 
-    def _check_finite(self, loss, updated):
+    def _check_finite(self, loss: float, updated: float) -> None:
         self.num_skipped = 0 if updated else self.num_skipped + 1
         if updated and not math.isfinite(loss) or self.num_skipped > MAX_SKIPPED:
             raise FloatingPointError(f"the loss is {loss} at step {self.done}, epoch {self.log.epoch_of(self.done)}; "
                                      f"lower lr or raise warmup_steps, then go on with --resume {self.ckpt_dir}")
 
-    def _leave(self, number):
+    def _leave(self, number: int) -> None:
         """Save and end the process with the code that a signal stands for."""
         self.saver.save(self.done)
         self.log.say(f"{signal.Signals(number).name}: saved after {self.done} steps; go on with --resume auto")
@@ -206,11 +223,11 @@ class Training:
             os._exit(128 + number)               # the other ranks still wait in a collective: no orderly farewell
         sys.exit(128 + number)
 
-    def _evaluate(self, evaluate):
+    def _evaluate(self, evaluate: Callable) -> None:
         """Score the network, all ranks together; keep it as best.ckpt if it is the best so far."""
         start = time.time()
         self.step.set_train(False)
-        result = evaluate(self.step.network.embedding)
+        result = evaluate(self.step.backbone)
         self.step.set_train()
         self.log.say(f"LFW after {self.done} steps: 100%eer {result['eer100']:.4f} ({time.time() - start:.0f} s)")
         self.log.write({'step': self.done, 'epoch': self.done / self.per_epoch, **result})

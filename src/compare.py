@@ -1,16 +1,18 @@
 """Score several runs' features on both protocols: one table, and one report with their curves laid over each other.
 
-    python -m src.scoring.compare --dataset_path faces --out report --run mine lfw.npy blufr.npy --run theirs a.npy b.npy
+    python -m src.compare --dataset_path faces --out report --run mine lfw.npy blufr.npy --run theirs a.npy b.npy
 
 The features come from --save_features of the eval scripts; the page is report/report.html.
 """
 from src import cli
 from src.config import get_config
-from src.protocols.evaluation import load_features, score, write_report
+from src.evaluation import load_features, write_report
+from src.protocols import protocol
 from src.scoring import report
 
 
-def main():
+def main() -> None:
+    """Do what the command line asks for."""
     flags = cli.parser(__doc__.splitlines()[0], __doc__.split('\n\n')[1])
     cli.add_config_flags(flags)
     flags.add_argument('--run', nargs=3, action='append', required=True, metavar=('LABEL', 'LFW.npy', 'BLUFR.npy'))
@@ -22,10 +24,9 @@ def main():
         raise ValueError(f"--run: two runs have the same label; got {', '.join(label for label, *_ in args.run)}")
     runs = {}
     for label, *files in args.run:
-        runs[label] = {protocol: score(protocol, cfg, lambda names, file=file: load_features(file, len(names)))
-                       for protocol, file in zip(('lfw', 'blufr'), files)}
-    print(report.runs_table({label: (scored['lfw'].numbers, scored['blufr'].numbers)
-                             for label, scored in runs.items()}))
+        runs[label] = {name: protocol(name).score(cfg, lambda names, file=file: load_features(file, len(names)))
+                       for name, file in zip(('lfw', 'blufr'), files)}
+    print(report.runs_table({label: list(run.values()) for label, run in runs.items()}))
     write_report(args.out, runs, cfg, args.note)
 
 

@@ -1,0 +1,48 @@
+"""Prepare faces: align photographs, pack pictures, audit a list. `python prepare.py TOOL --help` shows how."""
+import argparse
+import importlib
+import sys
+from collections.abc import Callable
+
+from src import cli
+
+# tool: (its module, what it does)
+TOOLS = {
+    'align': ('src.data.align', 'photographs to aligned faces'),
+    'pack': ('src.data.pack', 'many small pictures to a few large files'),
+    'audit': ('src.data.audit', 'what is wrong with a training list'),
+}
+
+
+def tools_table() -> str:
+    """Return the tools with what each does."""
+    return '\n'.join(f'  {name:<8}{text}' for name, (_, text) in TOOLS.items())
+
+
+def embed_list(args: argparse.Namespace) -> Callable:
+    """Return the function (root, names) -> features (N, D) that the audit's --resume asks for."""
+    from src import api
+    network = api.load_network(args.resume, device_target=args.device_target)
+    return lambda root, names: api.embed_list(network, root, names)
+
+
+def main() -> None:
+    """Do what the command line asks for."""
+    if len(sys.argv) > 1 and sys.argv[1] in TOOLS:
+        module, _ = TOOLS[sys.argv[1]]
+        tool = importlib.import_module(module)
+        flags = cli.parser(tool.__doc__.splitlines()[0], tool.EXAMPLES)
+        flags.prog += f' {sys.argv[1]}'
+        tool.add_flags(flags)
+        args = flags.parse_args(sys.argv[2:])
+        tool.run(args, embed_list(args)) if getattr(args, 'resume', None) else tool.run(args)
+        return
+    flags = cli.parser(__doc__, '  python prepare.py pack --help')
+    flags.add_argument('tool', metavar='TOOL', help='one of:\n' + tools_table())
+    flags.formatter_class = argparse.RawTextHelpFormatter
+    args = flags.parse_args(sys.argv[1:2])
+    raise ValueError(f"unknown tool '{args.tool}'; tools: {', '.join(TOOLS)}")
+
+
+if __name__ == '__main__':
+    cli.run(main)

@@ -1,0 +1,120 @@
+"""The Python API: networks, features, scores, training and export without a command line.
+
+    from src import api
+    network = api.load_network('ckpt')                       # a checkpoint, its folder, or an .onnx file
+    features = api.embed(network, ['a.jpg', 'b.jpg'])        # (N, D) float32
+    print(api.compare(*features))                            # cosine similarity, -1 to 1
+    scored = api.score('lfw', features, names, cfg)          # numbers, table, curves
+
+`network(images)` takes (N, C, S, S) float32 in `network.face_format` and returns (N, D) float32. Errors are ValueError,
+FileNotFoundError or OSError with one line that says what, where and what is expected.
+"""
+import os
+from collections.abc import Callable, Sequence
+from typing import Any, Optional
+
+import numpy as np
+from easydict import EasyDict as edict
+
+from src import device
+from src.data.images import training_face_for_test
+from src.embedding import Network, check_faces, embed_cached, network_of
+from src.embedding import embed as _embed
+from src.protocols import protocol
+from src.protocols.protocol import in_order
+from src.scoring.report import Scored
+
+
+def load_network(file: str, *, network_type: Optional[str] = None, face_format: Optional[str] = None,
+                 backend: str = 'mindspore', device_target: str = 'auto', device_id: Optional[str] = None) -> Network:
+    """Return the network in `file`: a checkpoint, a folder of them (its newest one), or an exported .onnx file.
+
+    network_type: what the checkpoint must hold (None: any). face_format: takes the place of the one in the metadata.
+    backend: 'mindspore', or 'onnx' to run it in ONNX Runtime. Raises FileNotFoundError or ValueError.
+    """
+    machine = device.set_up(device_target, device_id)
+    if file.endswith('.onnx'):
+        from src.deploy.onnx_backend import onnx_network
+        return onnx_network(file, face_format)
+    from src.training import checkpoint
+    ckpt = checkpoint.newest(file)
+    backbone = checkpoint.load_backbone(ckpt, network_type, None if backend == 'onnx' else machine.target)
+    return on_backend(backbone, backend, face_format, ckpt, machine.target)
+
+
+def initial_network(cfg: edict, *, backend: str = 'mindspore', device_target: str = 'auto',
+                    device_id: Optional[str] = None) -> Network:
+    """Return the network of a recipe with its initial weights: what no training at all gives."""
+    machine = device.set_up(device_target, device_id)
+    from src.training.network import initial_backbone
+    backbone = initial_backbone(cfg, None if backend == 'onnx' else machine.target)
+    return on_backend(backbone, backend, cfg.face_format, None, machine.target)
+
+
+def on_backend(backbone: Any, backend: str, face_format: Optional[str], file: Optional[str], target: str) -> Network:
+    """Return a backbone as a `Network` that runs in MindSpore or ONNX Runtime."""
+    network = network_of(backbone, face_format, file=file, runtime=target)
+    if backend == 'onnx':
+        from src.deploy.export import as_onnx
+        return as_onnx(backbone, network)
+    return network
+
+
+def embed(network: Network, paths: Sequence, *, batch_size: int = 64, num_workers: int = 2) -> np.ndarray:
+    """Return the features (N, D) float32 of aligned faces, row i of paths[i]. ValueError names a picture that fails."""
+    return _embed(network, paths, batch_size=batch_size, num_workers=num_workers)
+
+
+def compare(a: np.ndarray, b: np.ndarray) -> float:
+    """Return the cosine similarity of two features (D,), -1 to 1. ValueError for one that is zero or not finite."""
+    from src.scoring.metrics import unit_rows
+    first, second = unit_rows(np.stack([a, b]))
+    return float(first @ second)
+
+
+def score(name: str, features: np.ndarray, names: list, cfg: edict) -> Scored:
+    """Return the result of protocol `name`: `.numbers` in percent, `.points`, and `report.table(scored)` as text.
+
+    features: (N, D), row i belongs to the image names[i]; a name counts without folder and extension. cfg: where the
+    protocol's files are, from `get_config(dataset_path=...)`.
+    """
+    return protocol(name).score(cfg, in_order(features, names))
+
+
+def embed_list(network: Network, root: str, names: Sequence, *, cache_suffix: str = '.audit.npz') -> np.ndarray:
+    """Return the features (N, D) of listed training faces that can all be read, kept beside the network's file."""
+    from src.data.images import find_image
+    paths = [find_image(root, name) for name in names]
+    check_faces(network, root, paths)
+
+    def embed_paths(new: list) -> np.ndarray:
+        return _embed(network, new, to_face=training_face_for_test)
+    if network.file is None:
+        return embed_paths(paths)
+    return embed_cached(embed_paths, network, paths, os.path.splitext(network.file)[0] + cache_suffix)[0]
+
+
+def train(cfg: edict, *, recipe: str = 'lightcnn9_ms1m', ckpt_dir: str = 'ckpt', resume: Optional[str] = None,
+          finetune: Optional[str] = None, eval_every: int = 0, device_target: str = 'auto',
+          device_id: Optional[str] = None, run_distribute: bool = False) -> int:
+    """Train with the settings `cfg` to the end and return the number of steps done; see src/training/trainer.py."""
+    machine = device.set_up(device_target, device_id, run_distribute)
+    from src.protocols.lfw import lfw_scorer
+    from src.training import trainer
+    evaluate: Optional[Callable] = lfw_scorer(cfg, machine) if eval_every else None
+    return trainer.train(cfg, machine, recipe, ckpt_dir, resume=resume, evaluate=evaluate, eval_every=eval_every,
+                         finetune=finetune)
+
+
+def export(backbone: Any, name: str, *, file_format: str = 'MINDIR', batch_size: Optional[int] = 1,
+           ir: Optional[int] = None, int8: bool = False, dataset_path: Optional[str] = None) -> dict:
+    """Write a backbone as NAME.mindir, NAME.onnx or NAME.air with NAME.json, compared before it counts.
+
+    Returns the metadata. batch_size: None for any. ir: 1 for MindSpore Lite 2.0. dataset_path: compare on its LFW
+    faces instead of synthetic ones; int8 takes its ranges from its training faces. See src/deploy/export.py.
+    """
+    from src.deploy.export import calibration_faces, export_backbone, faces_to_compare
+    network = network_of(backbone)
+    return export_backbone(backbone, name, file_format, face=network.face_format, batch_size=batch_size, ir=ir,
+                           faces=faces_to_compare(dataset_path, network),
+                           calibration=calibration_faces(dataset_path, network) if int8 else None)

@@ -1,0 +1,49 @@
+"""Augmentations: what training does to a batch of faces. A function in AUGMENTS, chosen by the setting `augment`.
+
+    faces = AUGMENTS['crop_flip'](faces, size, rng, global_batch, mine)         # uint8 in, uint8 out
+
+Random numbers are drawn from `rng` for the whole global batch, of which `mine` is this rank's share: N ranks of batch
+b see what one rank of batch N * b does.
+"""
+import cv2
+import numpy as np
+
+
+def crop_flip(faces: np.ndarray, size: int, rng: np.random.Generator, global_batch: int, mine: slice) -> np.ndarray:
+    """(n, R, R[, 3]) -> (n, size, size[, 3]): a crop anywhere, mirrored or not."""
+    slack = faces.shape[1] - size + 1
+    top, left = rng.integers(0, slack, (2, global_batch))[:, mine]
+    mirrored = rng.random(global_batch)[mine] < 0.5
+    out = np.empty((len(faces), size, size, *faces.shape[3:]), np.uint8)
+    for i, face in enumerate(faces):
+        crop = face[top[i]:top[i] + size, left[i]:left[i] + size]
+        out[i] = crop[:, ::-1] if mirrored[i] else crop
+    return out
+
+
+def strong(faces: np.ndarray, size: int, rng: np.random.Generator, global_batch: int, mine: slice) -> np.ndarray:
+    """(n, R, R[, 3]) -> (n, size, size[, 3]): crop, flip, turn, scale, contrast, light, blur, an erased patch."""
+    normal = rng.standard_normal((global_batch, 4))[mine]
+    uniform = rng.random((global_batch, 9))[mine]
+    return np.stack([_strong_one(*args, size) for args in zip(faces, normal, uniform)])
+
+
+def _strong_one(face, normal, uniform, size):
+    side = face.shape[0]
+    slack = (side - size) / 2
+    matrix = cv2.getRotationMatrix2D((side / 2, side / 2), 5 * normal[0], np.exp(0.05 * normal[1]))
+    matrix[:, 2] += (2 * uniform[:2] - 1) * 1.5 * slack - slack
+    if uniform[2] < 0.5:
+        matrix[0] = (0, 0, size - 1) - matrix[0]                            # mirror the output
+    out = cv2.warpAffine(face, matrix, (size, size), borderMode=cv2.BORDER_REPLICATE).astype(np.float32)
+    out = (out - 127.5) * np.float32(np.exp(0.2 * normal[2])) + np.float32(127.5 + 25 * normal[3])
+    if uniform[3] < 0.3:
+        out = cv2.GaussianBlur(out, (0, 0), (0.3 + 0.9 * uniform[4]) * size / 64)
+    if uniform[5] < 0.3:
+        height, width = (size * (1 / 8 + 3 / 8 * uniform[6:8])).astype(int)
+        top, left = int(uniform[4] * (size - height)), int(uniform[8] * (size - width))
+        out[top:top + height, left:left + width] = 255 * uniform[5] / 0.3
+    return np.clip(out, 0, 255).astype(np.uint8)
+
+
+AUGMENTS = {'crop_flip': crop_flip, 'strong': strong}
