@@ -6,7 +6,7 @@ PyTorch's defaults unless a `rule` is given; all come from the network's `Init`.
 from collections.abc import Callable
 from typing import Optional
 
-from mindspore import Tensor, nn
+from mindspore import Tensor, nn, ops
 
 from src.backbone import keep_mask
 from src.initializers import Init, torch_default
@@ -58,3 +58,41 @@ def prelu(channels: int) -> nn.PReLU:
 def dropout(x: Tensor, noise: Tensor, rate: float) -> Tensor:
     """Return x (N, ...) with a share `rate` set to 0 and the rest scaled up. noise: (N, numbers of x an image)."""
     return x * keep_mask(noise, rate).reshape(x.shape)
+
+
+def halved(size: int, times: int) -> int:
+    """Return the side of a map after `times` layers of stride 2 that round up (3x3, padding 1)."""
+    return -(-size // 2 ** times)
+
+
+class SqueezeExcite(nn.Cell):
+    """Scale each map by a gate made of all maps' means (Hu et al., arXiv:1709.01507): (N, C, H, W) -> (N, C, H, W)."""
+
+    def __init__(self, init: Init, channels: int, reduced: int, act: Callable, gate: Callable):
+        super().__init__()
+        self.conv_reduce = conv(init, channels, reduced, bias=True)
+        self.conv_expand = conv(init, reduced, channels, bias=True)
+        self.act, self.gate = act, gate
+
+    def construct(self, x):
+        mean = ops.mean(x, (2, 3), True)                                   # (N, C, H, W) -> (N, C, 1, 1)
+        return x * self.gate(self.conv_expand(self.act(self.conv_reduce(mean))))
+
+
+class BDFBTail(nn.SequentialCell):
+    """BatchNorm, dropout, flatten, linear with bias, BatchNorm: (N, C, H, W) -> (N, D). Cells 0, 3 and 4 have weights.
+
+    With `noise` (N, C * H * W) it drops a share `rate` of the numbers.
+    """
+
+    def __init__(self, init: Init, channels: int, height: int, width: int, embedding_size: int, *, rate: float):
+        super().__init__(batch_norm(channels), nn.Identity(), nn.Flatten(),
+                         linear(init, channels * height * width, embedding_size), batch_norm_1d(embedding_size))
+        self.rate, self.noise_size = rate, channels * height * width if rate else 0
+
+    def construct(self, x, noise=None):
+        norm, _, flatten, fc, last = self.cell_list
+        x = norm(x)
+        if noise is not None:
+            x = dropout(x, noise, self.rate)
+        return last(fc(flatten(x)))                                        # (N, C, H, W) -> (N, C * H * W) -> (N, D)
