@@ -72,7 +72,7 @@ def parted(a, b):
     not zero for other numbers of ranks; with the small learning rate of these trainings it stays below a hundredth.
     """
     from src.config import get_config
-    from src.lightcnn import training_network
+    from src.training.network import training_network
     start = {p.name: p.asnumpy() for p in training_network(get_config('quickstart', TINY[5:])).get_parameters()}
     assert a.keys() == b.keys() >= start.keys()
     apart = sum(float(((a[name] - b[name]) ** 2).sum()) for name in b)
@@ -98,3 +98,12 @@ def script(name, *arguments, **kwargs):
     """Run one of the project's Python scripts from another folder; the finished process."""
     return subprocess.run([sys.executable, PROJECT / name, *map(str, arguments)], capture_output=True, text=True,
                           cwd=kwargs.pop('cwd', SCRATCH), timeout=600, **kwargs)
+
+
+LIGHTCNNS = ('LightCNN_9Layers', 'LightCNN_29Layers', 'LightCNN_29Layers_v2')
+
+
+def lightcnn(name, image_size=128, init=None):
+    """Return a LightCNN for grey faces; zeros without an `Init`."""
+    from src.backbones import build_backbone
+    return build_backbone(name, init=init, image_size=image_size)

@@ -190,7 +190,8 @@ class FusedMFM(nn.Cell):
     """(x, weight, bias) -> (the larger maps, where they come from); with `pool` these are half as wide and high.
 
     CPU only. x: blocked (N, C, H, W), or pictures, (N, 1 or 3, H, W); weight: (2M, C, K, K), stride 1, padding
-    K // 2; bias: (2M,). C and M are multiples of BLOCK; H and W are even with `pool`. See `src.cpu.onednn` for what is blocked.
+    K // 2; bias: (2M,). C and M are multiples of BLOCK; H and W are even with `pool`. `src.cpu.onednn` says what
+    blocked means.
     """
 
     def __init__(self, pool):

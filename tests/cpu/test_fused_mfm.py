@@ -6,14 +6,15 @@ import sys
 import mindspore as ms
 import numpy as np
 import pytest
-from conftest import PROJECT
+from conftest import LIGHTCNNS, PROJECT, lightcnn
 from mindspore import nn, ops
 
 from src.config import get_config
 from src.cpu import onednn
 from src.cpu.fused_mfm import Blocked, FusedMFM, Unblocked
 from src.cpu.onednn import BLOCK
-from src.lightcnn import NETWORKS, Init, embedding_network, training_network
+from src.initializers import Init
+from src.training.network import training_network
 
 pytestmark = pytest.mark.skipif(not onednn.is_available(), reason="no oneDNN 2 with fast kernels for this processor")
 
@@ -106,16 +107,16 @@ def test_what_is_not_a_number_is_not_hidden(pool, half):
     assert np.isnan(found[:, 0]).all() and not found[:, 1:].any()
 
 
-@pytest.mark.parametrize('name', NETWORKS)
+@pytest.mark.parametrize('name', LIGHTCNNS)
 def test_fused_networks_have_the_same_weights_and_features(name):
     x = ms.Tensor(np.random.default_rng(0).random((2, 1, 32, 32), np.float32))
-    plain, fused = (embedding_network(name, 32, Init('centred', 1, target)) for target in (None, 'CPU'))
+    plain, fused = (lightcnn(name, 32, Init('centred', 1, target)) for target in (None, 'CPU'))
     assert [p.name for p in plain.get_parameters()] == [p.name for p in fused.get_parameters()]
     expected = plain(x).asnumpy()
     np.testing.assert_allclose(fused(x).asnumpy(), expected, atol=1e-4 * np.abs(expected).max())
 
 
-@pytest.mark.parametrize('name', NETWORKS)
+@pytest.mark.parametrize('name', LIGHTCNNS)
 def test_a_training_step_has_the_same_gradients(name, monkeypatch):
     cfg = get_config(settings=['num_classes=5', 'image_size=32', 'resize_size=36', 'init=centred',
                                f'network_type={name}'])

@@ -71,7 +71,7 @@ def test_training_goes_without_it(available, monkeypatch):
     """MindSpore 2.9 and later bring oneDNN 3: the network is then made of MindSpore's own operators."""
     monkeypatch.setattr(onednn, 'is_available', lambda: available)
     cfg = get_config('quickstart', ['num_classes=3', 'image_size=16', 'resize_size=18', 'batch_size=4'])
-    layer = build_step(cfg, Device('CPU', 0, 0, 1)).network.embedding.features[0]
+    layer = build_step(cfg, Device('CPU', 0, 0, 1)).backbone.features[0]
     assert type(layer) is (FusedMFMConv if available else MFM)
 
 

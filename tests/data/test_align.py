@@ -71,14 +71,14 @@ def test_the_script(tmp_path):
     cv2.imwrite(str(tmp_path / 'in' / 'a b' / '1.png'), image)
     text = ' '.join(f'{v:g}' for v in POINTS.ravel())
     (tmp_path / 'p.txt').write_text(f"a b/1.png {text}\na b/2.png {text}\na b/1.png {' '.join(['7'] * 10)}\n\n")
-    arguments = ['src/data/align.py', '--root', tmp_path / 'in', '--geometry', 'train', '--out', tmp_path / 'out']
+    arguments = ['prepare.py', 'align', '--root', tmp_path / 'in', '--geometry', 'train', '--out', tmp_path / 'out']
     done = script(*arguments, '--landmarks', tmp_path / 'p.txt')
     assert done.returncode == 0 and '1 faces' in done.stdout and '2 rejected' in done.stdout, done.stderr
     written = cv2.imread(str(tmp_path / 'out' / 'a b' / '1.png'), cv2.IMREAD_UNCHANGED)
     assert np.array_equal(written, align.align(image, POINTS, 'train'))
     assert cv2.imread(str(tmp_path / 'out' / 'contact_sheet.jpg')).shape == (96, 960, 3)
     (tmp_path / 'in' / 'p.txt').write_text(f'a b/1.png {text}\n')              # without --root: beside the file
-    done = script('src/data/align.py', '--landmarks', tmp_path / 'in' / 'p.txt', '--geometry', 'test', '--out',
+    done = script('prepare.py', 'align', '--landmarks', tmp_path / 'in' / 'p.txt', '--geometry', 'test', '--out',
                   tmp_path / 't')
     assert done.returncode == 0 and (tmp_path / 't' / 'a b' / '1.png').exists(), done.stderr
     rejected = (tmp_path / 'out' / 'rejected.txt').read_text()
@@ -102,5 +102,6 @@ def test_faces_are_found(real_faces, tmp_path):
     assert np.median(found, 0) == pytest.approx([64, 40, 64, 88], abs=1.5)
     (tmp_path / 'in').mkdir()
     cv2.imwrite(str(tmp_path / 'in' / 'grey.png'), np.full((200, 200, 3), 128, np.uint8))
-    done = script('src/data/align.py', '--root', tmp_path / 'in', '--detect', '--geometry', 'test', '--out', tmp_path / 'o')
+    done = script('prepare.py', 'align', '--root', tmp_path / 'in', '--detect', '--geometry', 'test', '--out',
+                  tmp_path / 'o')
     assert done.returncode == 1 and 'no face is found' in done.stderr

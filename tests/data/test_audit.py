@@ -36,7 +36,7 @@ def spoiled(tmp_path):
 
 
 def test_faults_without_a_network(spoiled):
-    done = script('src/data/audit.py', '--root', spoiled / 'train', '--list', spoiled / 'list.txt', '--report',
+    done = script('prepare.py', 'audit', '--root', spoiled / 'train', '--list', spoiled / 'list.txt', '--report',
                   spoiled / 'out')
     assert done.returncode == 0, done.stderr
     findings = [line.split('\t') for line in (spoiled / 'out' / 'findings.tsv').read_text().splitlines()]
@@ -100,8 +100,9 @@ def test_people_of_the_test_set_are_found():
 
 
 def test_with_a_checkpoint(synthetic, trained, tmp_path):
-    done = script('src/data/audit.py', '--root', synthetic / 'train', '--list', synthetic / 'train_list.txt', '--report',
-                  tmp_path, '--resume', trained, '--against', synthetic / 'train_list.txt', '--device_target', 'CPU')
+    done = script('prepare.py', 'audit', '--root', synthetic / 'train', '--list', synthetic / 'train_list.txt',
+                  '--report', tmp_path, '--resume', trained, '--against', synthetic / 'train_list.txt',
+                  '--device_target', 'CPU')
     assert done.returncode == 0, done.stderr
     kinds = [line.split('\t')[0] for line in (tmp_path / 'findings.tsv').read_text().splitlines()]
     assert kinds.count('person of the other list') >= 6 and kinds.count('image of the other list') == 48
@@ -110,7 +111,7 @@ def test_with_a_checkpoint(synthetic, trained, tmp_path):
 
 def test_what_cannot_be_audited_is_one_line(spoiled):
     (spoiled / 'none.txt').write_text('a.png 0\n')
-    run = ['src/data/audit.py', '--report', spoiled / 'out', '--root']
+    run = ['prepare.py', 'audit', '--report', spoiled / 'out', '--root']
     for arguments, message in (
             ([spoiled / 'absent', '--list', spoiled / 'list.txt'], 'no such image folder'),
             ([spoiled / 'train', '--list', spoiled / 'none.txt'], 'not one of 1 images can be read')):

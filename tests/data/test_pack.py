@@ -23,8 +23,8 @@ def packs(synthetic, tmp_path_factory):
     """{encoding: PREFIX.json} of the synthetic training faces in three shards, through the script."""
     out = tmp_path_factory.mktemp('packs')
     for encoding in ('raw', 'jpeg'):
-        done = script('src/data/pack.py', '--root', synthetic / 'train', '--list', synthetic / 'train_list.txt', '--out',
-                      out / encoding, '--encoding', encoding, '--shards', '3', '--workers', '2')
+        done = script('prepare.py', 'pack', '--root', synthetic / 'train', '--list', synthetic / 'train_list.txt',
+                      '--out', out / encoding, '--encoding', encoding, '--shards', '3', '--workers', '2')
         assert done.returncode == 0 and '48 faces of 6 people in 3 shards' in done.stdout, done.stderr
         assert sorted(p.name for p in out.glob(f'{encoding}*') if p.suffix != '.db') == sorted(
             [f'{encoding}.json', f'{encoding}_bad_images.txt', *(f'{encoding}_{i:04d}.mindrecord' for i in range(3))])
@@ -119,7 +119,7 @@ def test_a_damaged_pack_is_refused_before_training(synthetic, packs, tmp_path, d
     lambda f: f['shards'][0].update(file='../raw_0000.mindrecord'), lambda f: f['shards'][0].update(file='/etc/passwd'),
     lambda f: f['shards'][0].update(count=99), lambda f: f.update(size=100), lambda f: f.pop('num_people'),
     lambda f: f.update(num_people=3), lambda f: f['shards'][0].update(bytes='1'), lambda f: f['shards'].append(7)])
-def test_facts_that_lie_are_refused(synthetic, packs, tmp_path, change):
+def test_metadata_that_lie_are_refused(synthetic, packs, tmp_path, change):
     file = copied(packs, tmp_path)
     metadata = json.loads(file.read_text())
     change(metadata)
@@ -164,7 +164,7 @@ def test_finished_shards_are_kept_and_bad_images_counted(tmp_path):
         pack(*arguments, size=20, num_shards=4, workers=1)
     assert not (tmp_path / 'p.json').exists()
     when = (tmp_path / 'p_0000.mindrecord').stat().st_mtime_ns
-    metadata = pack(*arguments, size=20, num_shards=4, workers=1, max_bad=0.5)          # the last shard holds no good one
+    metadata = pack(*arguments, size=20, num_shards=4, workers=1, max_bad=0.5)       # the last shard has no good one
     assert (metadata['num_images'], metadata['num_bad'], len(metadata['shards'])) == (6, 2, 3)
     assert (tmp_path / 'p_0000.mindrecord').stat().st_mtime_ns == when
     bad = (tmp_path / 'p_bad_images.txt').read_text()
@@ -181,7 +181,7 @@ def test_an_interrupted_pack_goes_on(synthetic, tmp_path, capsys):
     arguments = str(synthetic / 'train'), str(synthetic / 'train_list.txt'), str(tmp_path / 'p')
     metadata = pack(*arguments, num_shards=3, workers=1)
     shard, job = metadata['shards'][1], {'root': str(synthetic / 'train'), 'prefix': str(tmp_path / 'p'),
-                                      'encoding': 'raw', 'size': 144, 'shards': 3,
+                                      'encoding': 'raw', 'face_format': 'lightcnn', 'size': 144, 'shards': 3,
                                       'list_sha256': metadata['list_sha256']}
     (tmp_path / 'p.shard1.json').write_text(json.dumps({**shard, 'bad': [], 'job': job}))
     when = (tmp_path / 'p_0001.mindrecord').stat().st_mtime_ns

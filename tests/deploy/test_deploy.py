@@ -10,9 +10,11 @@ import pytest
 from conftest import PROJECT, script
 
 from src.config import get_config
-from src.data.images import face_for_test, find_images, read_grey, to_input
+from src.data.face_format import FACE_FORMATS
+from src.data.images import face_for_test, find_images, read_face
 from src.deploy import exchange
-from src.protocols.evaluation import image_id, lfw_images
+from src.protocols.lfw import LFW
+from src.protocols.protocol import image_id
 
 ENV = {**os.environ, 'VIRTUAL_ENV': sys.prefix, 'PATH': f"{sys.prefix}/bin:{os.environ['PATH']}",
        'DEVICE_TARGET': 'CPU', 'ASAN_OPTIONS': 'detect_leaks=0'}        # MindSpore Lite leaks at every start
@@ -67,12 +69,12 @@ def infer(program, mindir, inputs, out, *further):
 
 def test_inputs_are_what_evaluation_feeds(synthetic, inputs):
     cfg = get_config(dataset_path=str(synthetic))
-    names, _ = lfw_images(cfg)
+    names, _ = LFW.images(cfg)
     lines = (inputs / 'manifest.tsv').read_text().splitlines()
     assert lines[0] == exchange.HEADER and len(lines) == 1 + len(names) == 1 + len(list(inputs.glob('*.bin')))
     files = dict(line.split('\t') for line in lines[1:])
     for name, path in list(zip(names, find_images(cfg.root_path, names)))[::37]:
-        expected = to_input(face_for_test(read_grey(path), 16)[None])
+        expected = FACE_FORMATS['lightcnn'].to_input(face_for_test(read_face(path), image_size=16)[None])
         assert (inputs / files[image_id(name)]).read_bytes() == expected.tobytes()
 
 
@@ -88,7 +90,7 @@ def test_the_program_gives_the_checkpoints_features(sanitized, ckpt, synthetic, 
     done = script('eval_lfw.py', '--resume', ckpt, '--dataset_path', synthetic, '--save_features',
                   tmp_path / 'f.npy', '--thresholds', tmp_path / 't.json')
     assert done.returncode == 0, done.stderr
-    names, _ = lfw_images(get_config(dataset_path=str(synthetic)))
+    names, _ = LFW.images(get_config(dataset_path=str(synthetic)))
     expected = np.load(tmp_path / 'f.npy')
     for further in (['--threads', 1], ['--threads', 3, '--batch_size', 5, '--write_bins']):
         done = infer(sanitized, mindir, inputs, tmp_path, *further)
@@ -177,7 +179,7 @@ def test_a_wrong_result_is_named(synthetic, tmp_path):
     ids = list(exchange.listed_images(cfg))
     good = np.random.default_rng(0).standard_normal((len(ids), 4)).astype(np.float32)
     result(tmp_path, ids, good)
-    names, _ = lfw_images(cfg)
+    names, _ = LFW.images(cfg)
     assert np.array_equal(exchange.read_results(str(tmp_path), cfg)(names)[5], good[ids.index(image_id(names[5]))])
     bad = good.copy()
     bad[3, 1] = np.nan

@@ -4,13 +4,14 @@ import json
 import mindspore as ms
 import numpy as np
 import pytest
-from conftest import script
+from conftest import LIGHTCNNS, lightcnn, script
 from mindspore.train.mind_ir_pb2 import ModelProto
 
+from src.data.face_format import FACE_FORMATS
 from src.data.lists import file_sha256
 from src.data.synthetic import faces_as_input
 from src.deploy import export, onnx_backend
-from src.lightcnn import NETWORKS, Init, embedding_network
+from src.initializers import Init
 
 
 def exported(ckpt, out, *arguments):
@@ -23,7 +24,7 @@ def exported(ckpt, out, *arguments):
     ('.mindir', [], 1), ('.mindir', ['--ir', '1', '--batch_size', '4'], 4),
     ('.mindir', ['--batch_size', 'dynamic'], 'N'),
     ('.onnx', ['--file_format', 'ONNX', '--batch_size', 'dynamic'], 'N'), ('.onnx', ['--file_format', 'ONNX'], 1)])
-def test_an_export_holds_the_embedding_and_its_facts(trained, synthetic, tmp_path, suffix, arguments, batch):
+def test_an_export_holds_the_embedding_and_its_metadata(trained, synthetic, tmp_path, suffix, arguments, batch):
     metadata, out = exported(trained, tmp_path / 'model', *arguments, '--dataset_path', synthetic)
     file = tmp_path / f'model{suffix}'
     assert metadata['sha256'] == file_sha256(str(file)) and metadata['bytes'] == file.stat().st_size
@@ -34,12 +35,12 @@ def test_an_export_holds_the_embedding_and_its_facts(trained, synthetic, tmp_pat
         model = ModelProto.FromString(file.read_bytes())
         assert (model.mind_ir_version == 1) == ('--ir' in arguments)
         names = [p.name for p in model.graph.parameter]
-        assert len(names) > 10 and not any('fc2' in name for name in names)     # no classifier
+        assert len(names) > 10 and not any('head' in name for name in names)     # no head
 
 
-@pytest.mark.parametrize('name', NETWORKS)
+@pytest.mark.parametrize('name', LIGHTCNNS)
 def test_the_plain_form_is_the_same_function(name):
-    network = embedding_network(name, 32, Init('centred', 1)).set_train(False)
+    network = lightcnn(name, 32, Init('centred', 1)).set_train(False)
     rng = np.random.default_rng(0)
     for p in network.get_parameters():
         if p.name.endswith('bias'):
@@ -53,11 +54,12 @@ def test_the_plain_form_is_the_same_function(name):
 
 @pytest.mark.parametrize('off', [lambda x: x + 1, lambda x: x[:2], lambda x: x * np.nan])
 def test_a_file_that_differs_is_not_left_behind(monkeypatch, tmp_path, off):
-    network = embedding_network('LightCNN_9Layers', 16, Init('centred', 1)).set_train(False)
+    network = lightcnn('LightCNN_9Layers', 16, Init('centred', 1)).set_train(False)
     write, read = export.FORMATS['MINDIR']
     monkeypatch.setitem(export.FORMATS, 'MINDIR', (write, lambda *args: off(read(*args))))
     with pytest.raises(RuntimeError, match="not written, its features differ from the checkpoint's"):
-        export.export(network, 16, str(tmp_path / 'm'), 'MINDIR', 1, None, faces_as_input(16))
+        export.export_backbone(network, str(tmp_path / 'm'), 'MINDIR', face=FACE_FORMATS['lightcnn'],
+                               faces=faces_as_input(16))
     assert not list(tmp_path.iterdir())
 
 
@@ -102,6 +104,6 @@ def test_int8_is_close_and_smaller(trained, synthetic, tmp_path):
 def test_a_broken_onnx_file_is_one_line(tmp_path):
     (tmp_path / 'x.onnx').write_bytes(b'not a network')
     with pytest.raises(ValueError, match='ONNX Runtime cannot load it'):
-        onnx_backend.OnnxNetwork(str(tmp_path / 'x.onnx'))
+        onnx_backend.onnx_network(str(tmp_path / 'x.onnx'))
     with pytest.raises(FileNotFoundError, match='no such ONNX file'):
-        onnx_backend.OnnxNetwork(str(tmp_path / 'y.onnx'))
+        onnx_backend.onnx_network(str(tmp_path / 'y.onnx'))

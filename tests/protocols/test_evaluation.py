@@ -10,18 +10,21 @@ import numpy as np
 import pytest
 from conftest import script
 
+from src.backbones import build_backbone
 from src.config import get_config
 from src.data import lists
-from src.data.images import face_for_test, find_images, read_grey, to_input
-from src.embedding import embed, embed_cached
-from src.lightcnn import Init, embedding_network
+from src.data.face_format import face_format
+from src.data.images import face_for_test, find_images, read_face
+from src.embedding import Network, embed, embed_cached, network_of
+from src.initializers import Init
+from src.protocols.lfw import pair_numbers, scored_pairs
 from src.scoring import metrics, report
 from src.training import checkpoint
 
 
 @pytest.fixture(scope='module')
 def network():
-    return embedding_network('LightCNN_9Layers', 16, Init('centred', 1)).set_train(False)
+    return network_of(build_backbone('LightCNN_9Layers', init=Init('centred', 1), image_size=16))
 
 
 @pytest.fixture(scope='module')
@@ -34,11 +37,11 @@ def test_row_i_is_image_i_whatever_the_batch(network, names, synthetic, mode):
     ms.set_context(mode=mode)
     try:
         paths = find_images(str(synthetic / 'lfw' / 'image'), names[:11])           # listed as .bmp, found as .png
-        features = embed(network, paths, 16, batch_size=4)
+        features = embed(network, paths, batch_size=4)
         assert features.shape == (11, 256) and features.dtype == np.float32
         for path, feature in zip(paths, features):
-            x = to_input(face_for_test(read_grey(path), 16)[None])
-            assert np.allclose(network(ms.Tensor(x)).asnumpy()[0], feature, atol=1e-4)
+            x = network.face_format.to_input(face_for_test(read_face(path), image_size=16)[None])
+            assert np.allclose(network(x)[0], feature, atol=1e-4)
     finally:
         ms.set_context(mode=ms.GRAPH_MODE)
 
@@ -51,7 +54,7 @@ def test_missing_images_are_counted_and_named(names, synthetic):
 def test_an_unreadable_image_is_named(network, tmp_path):
     (tmp_path / 'x.jpg').write_bytes(b'no picture')
     with pytest.raises(ValueError, match='x.jpg'):
-        embed(network, [str(tmp_path / 'x.jpg')], 16)
+        embed(network, [str(tmp_path / 'x.jpg')])
 
 
 @pytest.fixture(scope='module')
@@ -76,7 +79,7 @@ def test_lfw_script(evaluated, synthetic, names):
         assert re.search(rf'^ *{name}: +\d+\.\d+', text, re.M), name
     pairs = lists.load_lfw_pairs(str(synthetic / 'mat_files' / 'lfw_pairs.mat'), len(names))
     result = metrics.lfw(np.load(file), *pairs)
-    assert {key: numbers[key] for key in report.lfw_json(result)} == report.lfw_json(result)
+    assert {key: numbers[key] for key in pair_numbers(result)} == pair_numbers(result)
     assert numbers['scores'] == {'genuine': result['genuine'].tolist(), 'impostor': result['impostor'].tolist()}
     low, high = numbers['interval95']['eer100']
     assert low < numbers['eer100'] < high and f'less than {(high - low) / 2:.2f} points' in text
@@ -115,10 +118,12 @@ def test_cached_features_are_those_of_these_weights_and_images(names, synthetic,
 
     def mean_pixel(some):
         made.append(len(some))
-        return np.array([[read_grey(path).mean(), 1] for path in some], np.float32)
+        return np.array([[read_face(path).mean(), 1] for path in some], np.float32)
 
     def run(image_size=16, target='CPU', order=slice(None)):
-        features, num_kept = embed_cached(mean_pixel, paths[order], cache, str(ckpt), image_size, target)
+        network = Network(None, name='', face_format=face_format('lightcnn'), image_size=image_size, file=str(ckpt),
+                          runtime=target)
+        features, num_kept = embed_cached(mean_pixel, network, paths[order], cache)
         assert np.array_equal(features, mean_pixel(paths[order])) and made.pop() == len(features)
         return (made.pop() if made else 0), num_kept
     distinct = run()[0]
@@ -126,7 +131,7 @@ def test_cached_features_are_those_of_these_weights_and_images(names, synthetic,
     assert run() == (0, distinct) and run(order=slice(None, None, -1)) == (0, distinct)
     cv2.imwrite(paths[7], np.full((128, 128), 99, np.uint8))
     assert run()[0] == 1 and run()[0] == 0
-    again = len({read_grey(path).tobytes() for path in paths})
+    again = len({read_face(path).tobytes() for path in paths})
     for change in (lambda: run(32), lambda: run(target='GPU')):
         assert change() == (again, 0)
     run()
@@ -294,7 +299,7 @@ def test_what_pairs_cannot_resolve_is_a_dash(tmp_path):
     rng = np.random.default_rng(0)
     pairs = np.arange(200).reshape(100, 2)
     result = metrics.lfw(rng.standard_normal((400, 8)), pairs, pairs + 200)
-    scored = report.lfw({**result, 'people': np.concatenate([pairs[:, [0, 0]], pairs + 200])})
+    scored = scored_pairs({**result, 'people': np.concatenate([pairs[:, [0, 0]], pairs + 200])})
     numbers = scored.numbers
     assert numbers['tpr_at_far']['0.001'] is None and numbers['tpr_at_far']['0.01'] is not None
     assert [line.split()[1:] for line in report.table(scored).splitlines() if 'far=0.1%' in line] == [['-', '-']]
@@ -307,9 +312,9 @@ def test_what_pairs_cannot_resolve_is_a_dash(tmp_path):
 def test_all_lfw_faces_go_through(real_faces, tmp_path):
     """All 13,233 real faces embedded by a narrow input network and both protocols scored."""
     cfg = get_config('quickstart', ['image_size=16', 'resize_size=18'])
-    network = embedding_network(cfg.network_type, 16, Init(cfg.init, cfg.seed))
+    network = build_backbone(cfg.network_type, init=Init(cfg.init, cfg.seed), image_size=16)
     ckpt = str(tmp_path / 'r.ckpt')
-    checkpoint.save(ckpt, {f'embedding.{p.name}': p for p in network.get_parameters()}, {})
+    checkpoint.save(ckpt, {f'backbone.{p.name}': p for p in network.get_parameters()}, {})
     done = script('eval_lfw.py', '--resume', ckpt, '--dataset_path', real_faces, '--device_target', 'CPU', '--json',
                   tmp_path / 'lfw.json', '--save_features', tmp_path / 'lfw.npy')
     assert done.returncode == 0, done.stderr

@@ -61,7 +61,7 @@ def test_the_page_is_whole_and_needs_only_itself(reports):
         assert all(value.startswith(('data:', '#')) for value in page.refers)
         assert len(page.ids) == len(set(page.ids)), name
         assert set(re.findall(r'url\(#([^)]+)\)', text)) <= set(page.ids)
-        assert page.pictures == (0 if name == 'bare' else 4 * 24)
+        assert page.pictures == {'bare': 0, 'one': 4 * 24, 'two': 8 * 24}[name]
         assert ('The pictures are not in' in text) == (name == 'bare')
         points = json.loads((file.parent / 'thresholds.json').read_text())['points']
         assert {p['protocol'] for p in points} == {'lfw', 'blufr'}
@@ -77,15 +77,15 @@ def test_runs_are_laid_over_each_other(reports):
 
 
 def test_names_in_a_page_are_text(synthetic, tmp_path):
+    from src.protocols.lfw import scored_pairs
     from src.scoring.page import write_page
-    from src.scoring.report import lfw
     rng = np.random.default_rng(0)
     pairs = np.arange(200).reshape(100, 2)
     result = {'genuine': rng.random(100), 'impostor': rng.random(100), 'names': ['<script>alert(1)</script>.jpg'] * 200,
               'pairs': np.concatenate([pairs, pairs]), 'people': np.concatenate([pairs[:, [0, 0]], pairs])}
     from src.scoring import metrics
     result = {**metrics.lfw(rng.standard_normal((200, 8)), pairs, pairs), **result}
-    write_page(str(tmp_path / 'report.html'), {'<b>run</b>': {'lfw': lfw(result)}}, str(synthetic))
+    write_page(str(tmp_path / 'report.html'), {'<b>run</b>': {'lfw': scored_pairs(result)}}, str(synthetic))
     text = (tmp_path / 'report.html').read_text()
     assert '<script' not in text and '<b>run' not in text and '&lt;b&gt;run' in text
 

@@ -12,9 +12,9 @@ from conftest import PROJECT, TINY, run_in_process, script, weights_of
 
 from src.config import get_config
 from src.device import Device
-from src.lightcnn import training_network
 from src.training import checkpoint
 from src.training.log import read_log
+from src.training.network import training_network
 
 
 def test_resuming_equals_an_undisturbed_run(synthetic, trained, tmp_path):
@@ -122,14 +122,14 @@ def test_finetuning_starts_from_the_embedding_alone(cfg, trained, tmp_path, caps
     load_for_finetuning(step, cfg, str(trained))
     old = weights_of(trained / 'lightcnn-2_6.ckpt')
     for p in step.weights:
-        expected = old if p.name.startswith('embedding.') else fresh
+        expected = old if p.name.startswith('backbone.') else fresh
         assert np.array_equal(p.asnumpy(), expected[p.name]), p.name
     cfg.epochs = 1
     assert run_in_process(cfg, tmp_path, finetune=str(trained)) == 6
     assert 'from the embedding in' in capsys.readouterr().out
     assert run_in_process(cfg, tmp_path, resume='auto', finetune='absent') == 6          # what is there goes on
     cfg.image_size = cfg.resize_size = 32
-    with pytest.raises(ValueError, match='is for 16x16 faces, this run has image_size 32'):
+    with pytest.raises(ValueError, match='has image_size 16, this run has 32'):
         run_in_process(cfg, tmp_path / 'other', finetune=str(trained))
 
 
@@ -138,10 +138,10 @@ def test_a_damaged_checkpoint_is_refused(trained, tmp_path):
     shutil.copy(trained / 'lightcnn-2_6.json', tmp_path / 'x.json')
     (tmp_path / 'x.ckpt').write_bytes(whole[:-1] + b'?')
     with pytest.raises(ValueError, match='sha256'):
-        checkpoint.load_embedding(str(tmp_path / 'x.ckpt'))
+        checkpoint.load_backbone(str(tmp_path / 'x.ckpt'))
     (tmp_path / 'y.ckpt').write_bytes(b'not a checkpoint')
     with pytest.raises(ValueError, match='not a readable MindSpore checkpoint'):
-        checkpoint.load_embedding(str(tmp_path / 'y.ckpt'))
+        checkpoint.load_backbone(str(tmp_path / 'y.ckpt'))
 
 
 def test_the_embedding_is_found_in_any_training_checkpoint(tmp_path):
@@ -150,15 +150,15 @@ def test_the_embedding_is_found_in_any_training_checkpoint(tmp_path):
         network = training_network(cfg)
         file = str(tmp_path / f'{name}.ckpt')
         checkpoint.save(file, {p.name: p for p in network.get_parameters()}, {})
-        embedding, found, size = checkpoint.load_embedding(file)
-        assert (found, size) == (name, 32)
+        backbone = checkpoint.load_backbone(file)
+        assert (backbone.name, backbone.image_size, backbone.face_format) == (name, 32, 'lightcnn')
         assert all(np.array_equal(p.asnumpy(), q.asnumpy()) for p, q in
-                   zip(embedding.get_parameters(), network.embedding.get_parameters()))
+                   zip(backbone.get_parameters(), network.backbone.get_parameters()))
     with pytest.raises(ValueError, match='holds a LightCNN_29Layers_v2, not the LightCNN_9Layers'):
-        checkpoint.load_embedding(file, 'LightCNN_9Layers')
+        checkpoint.load_backbone(file, 'LightCNN_9Layers')
 
 
 def test_another_network_is_named(tmp_path):
     ms.save_checkpoint([{'name': 'conv1.weight', 'data': ms.Tensor(np.ones(3, np.float32))}], str(tmp_path / 'r.ckpt'))
     with pytest.raises(ValueError, match='holds 1 parameters such as conv1.weight'):
-        checkpoint.load_embedding(str(tmp_path / 'r.ckpt'))
+        checkpoint.load_backbone(str(tmp_path / 'r.ckpt'))

@@ -5,10 +5,10 @@ import pytest
 
 from src.config import get_config
 from src.device import Device
-from src.lightcnn import training_network
 from src.training import guards
 from src.training import step as train_step
-from src.training.step import SplitStep, TrainStep, parameter_group, step_outputs
+from src.training.network import training_network
+from src.training.step import SplitStep, TrainStep, step_outputs
 
 
 def batch(cfg, seed=0):
@@ -19,15 +19,17 @@ def batch(cfg, seed=0):
 
 def test_the_four_groups():
     cfg = get_config()
-    names = ['embedding.fc.layer.weight', 'embedding.fc.layer.bias', 'classifier.fc2_weight', 'classifier.fc2_bias']
-    assert [parameter_group(name, cfg) for name in names] == [(1.0, 1e-4), (2.0, 0.0), (10.0, 1e-4), (20.0, 0.0)]
-    held = [p.name for p in training_network(get_config(settings=['num_classes=9'])).trainable_params()]
+    names = ['backbone.fc.layer.weight', 'backbone.fc.layer.bias', 'head.weight', 'head.bias']
+    network = training_network(get_config(settings=['num_classes=9']))
+    groups = [network.parameter_group(name, cfg) for name in names]
+    assert groups == [(1.0, 1e-4), (2.0, 0.0), (10.0, 1e-4), (20.0, 0.0)]
+    held = [p.name for p in network.trainable_params()]
     assert set(names) <= set(held)
 
 
-def numpy_step(weights, moments, grads, cfg, lr):
+def numpy_step(network, weights, moments, grads, cfg, lr):
     for name in weights:
-        mult, decay = parameter_group(name, cfg)
+        mult, decay = network.parameter_group(name, cfg)
         moments[name] = cfg.momentum * moments[name] + grads[name] + decay * weights[name]
         weights[name] = weights[name] - lr * mult * moments[name]
 
@@ -52,7 +54,7 @@ def test_steps_are_sgd_with_momentum(recipe, mode):
             grads = {p.name: g.asnumpy() for p, g in zip(step.weights, gradient(*batch(cfg, seed)))}
             length = np.sqrt(sum((g.astype(np.float64) ** 2).sum() for g in grads.values()))
             factor = min(1, cfg.clip_norm / length) if cfg.clip_norm else 1
-            numpy_step(weights, moments, {k: factor * g for k, g in grads.items()}, cfg, lr)
+            numpy_step(network, weights, moments, {k: factor * g for k, g in grads.items()}, cfg, lr)
             step(*batch(cfg, seed), ms.Tensor(np.float32(lr)))
             for p in step.weights:
                 assert np.allclose(p.asnumpy(), weights[p.name], rtol=1e-4, atol=2e-6), p.name
