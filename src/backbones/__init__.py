@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from typing import Any, Optional
 
 from src.backbone import Backbone
+from src.backbones.iresnet import IResNet100, IResNet18, IResNet200, IResNet34, IResNet50
+from src.backbones.resnet_ir import ResNet100IR, ResNet100IRSE, ResNet152IR, ResNet152IRSE, ResNet50IR, ResNet50IRSE
 from src.initializers import Init
 from src.lightcnn import LightCNN9, LightCNN29, LightCNN29v2
 from src.options import checked_options, entry
@@ -14,12 +16,34 @@ BACKBONES = {
     'LightCNN_9Layers': LightCNN9,
     'LightCNN_29Layers': LightCNN29,
     'LightCNN_29Layers_v2': LightCNN29v2,
+    'iresnet18': IResNet18,
+    'iresnet34': IResNet34,
+    'iresnet50': IResNet50,
+    'iresnet100': IResNet100,
+    'iresnet200': IResNet200,
+    'resnet50_ir': ResNet50IR,
+    'resnet50_irse': ResNet50IRSE,
+    'resnet100_ir': ResNet100IR,
+    'resnet100_irse': ResNet100IRSE,
+    'resnet152_ir': ResNet152IR,
+    'resnet152_irse': ResNet152IRSE,
 }
 # other names under which people know the same networks
 ALIASES = {
     'lightcnn_9': 'LightCNN_9Layers',
     'lightcnn_29': 'LightCNN_29Layers',
     'lightcnn_29v2': 'LightCNN_29Layers_v2',
+    'arcface_torch_r18': 'iresnet18',
+    'arcface_torch_r34': 'iresnet34',
+    'arcface_torch_r50': 'iresnet50',
+    'arcface_torch_r100': 'iresnet100',
+    'arcface_torch_r200': 'iresnet200',
+    'facexzoo_resnet50_ir': 'resnet50_ir',
+    'facexzoo_resnet50_irse': 'resnet50_irse',
+    'facexzoo_resnet100_ir': 'resnet100_ir',
+    'facexzoo_resnet100_irse': 'resnet100_irse',
+    'facexzoo_resnet152_ir': 'resnet152_ir',
+    'facexzoo_resnet152_irse': 'resnet152_irse',
 }
 
 
