@@ -8,6 +8,8 @@ from typing import Any, Optional
 from src.backbone import Backbone
 from src.backbones.iresnet import IResNet100, IResNet18, IResNet200, IResNet34, IResNet50
 from src.backbones.resnet_ir import ResNet100IR, ResNet100IRSE, ResNet152IR, ResNet152IRSE, ResNet50IR, ResNet50IRSE
+from src.backbones.mobilefacenet import MobileFaceNet, MobileFaceNetH4, MobileFaceNetY1, MobileFaceNetY2
+from src.backbones.mbf import MBF, MBFLarge
 from src.initializers import Init
 from src.lightcnn import LightCNN9, LightCNN29, LightCNN29v2
 from src.options import checked_options, entry
@@ -27,6 +29,12 @@ BACKBONES = {
     'resnet100_irse': ResNet100IRSE,
     'resnet152_ir': ResNet152IR,
     'resnet152_irse': ResNet152IRSE,
+    'mobilefacenet': MobileFaceNet,
+    'mobilefacenet_h4': MobileFaceNetH4,
+    'mobilefacenet_y1': MobileFaceNetY1,
+    'mobilefacenet_y2': MobileFaceNetY2,
+    'mbf': MBF,
+    'mbf_large': MBFLarge,
 }
 # other names under which people know the same networks
 ALIASES = {
@@ -44,6 +52,12 @@ ALIASES = {
     'facexzoo_resnet100_irse': 'resnet100_irse',
     'facexzoo_resnet152_ir': 'resnet152_ir',
     'facexzoo_resnet152_irse': 'resnet152_irse',
+    'facexzoo_mobilefacenet': 'mobilefacenet',
+    'facexzoo_mobilefacenet_h4': 'mobilefacenet_h4',
+    'mxnet_fmobilefacenet_y1_128': 'mobilefacenet_y1',
+    'mxnet_fmobilefacenet_y2_256': 'mobilefacenet_y2',
+    'arcface_torch_mbf': 'mbf',
+    'arcface_torch_mbf_large': 'mbf_large',
 }
 
 

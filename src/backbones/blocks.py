@@ -4,8 +4,9 @@ A parameter's last word is MindSpore's (gamma, moving_mean, w); `torch_name` giv
 PyTorch's defaults unless a `rule` is given; all come from the network's `Init`.
 """
 from collections.abc import Callable
-from typing import Optional
+from typing import Optional, Union
 
+import numpy as np
 from mindspore import Tensor, nn, ops
 
 from src.backbone import keep_mask
@@ -22,22 +23,29 @@ def torch_name(name: str) -> str:
     return path + dot + _TORCH.get(last, last)
 
 
-def conv(init: Init, in_channels: int, out_channels: int, kernel: int = 1, stride: int = 1,
+def zeros(rng: np.random.Generator, shape: tuple) -> np.ndarray:
+    """Return zeros: a rule for biases."""
+    return np.zeros(shape)
+
+
+def conv(init: Init, in_channels: int, out_channels: int, kernel: Union[int, tuple] = 1, stride: int = 1,
          padding: Optional[int] = None, *, groups: int = 1, bias: bool = False,
-         rule: Optional[Callable] = None) -> nn.Conv2d:
+         rule: Optional[Callable] = None, bias_rule: Optional[Callable] = None) -> nn.Conv2d:
     """Return a convolution (N, in, H, W) -> (N, out, H', W'), padded by kernel // 2 unless `padding` says else."""
-    shape = out_channels, in_channels // groups, kernel, kernel
-    rule = rule or torch_default(shape[1] * kernel * kernel)
-    return nn.Conv2d(in_channels, out_channels, kernel, stride, pad_mode='pad',
-                     padding=kernel // 2 if padding is None else padding, group=groups, has_bias=bias,
-                     weight_init=init.by_rule(rule, *shape),
-                     bias_init=init.by_rule(torch_default(shape[1] * kernel * kernel), out_channels) if bias else None)
+    height, width = kernel if isinstance(kernel, tuple) else (kernel, kernel)
+    default = torch_default(in_channels // groups * height * width)
+    return nn.Conv2d(in_channels, out_channels, (height, width), stride, pad_mode='pad',
+                     padding=height // 2 if padding is None else padding, group=groups, has_bias=bias,
+                     weight_init=init.by_rule(rule or default, out_channels, in_channels // groups, height, width),
+                     bias_init=init.by_rule(bias_rule or default, out_channels) if bias else None)
 
 
-def linear(init: Init, in_size: int, out_size: int, *, bias: bool = True, rule: Optional[Callable] = None) -> nn.Dense:
+def linear(init: Init, in_size: int, out_size: int, *, bias: bool = True, rule: Optional[Callable] = None,
+           bias_rule: Optional[Callable] = None) -> nn.Dense:
     """Return a linear layer (N, in) -> (N, out)."""
     return nn.Dense(in_size, out_size, weight_init=init.by_rule(rule or torch_default(in_size), out_size, in_size),
-                    bias_init=init.by_rule(torch_default(in_size), out_size) if bias else None, has_bias=bias)
+                    bias_init=init.by_rule(bias_rule or torch_default(in_size), out_size) if bias else None,
+                    has_bias=bias)
 
 
 def batch_norm(channels: int, *, eps: float = 1e-5, momentum: float = 0.9) -> nn.BatchNorm2d:
@@ -68,10 +76,11 @@ def halved(size: int, times: int) -> int:
 class SqueezeExcite(nn.Cell):
     """Scale each map by a gate made of all maps' means (Hu et al., arXiv:1709.01507): (N, C, H, W) -> (N, C, H, W)."""
 
-    def __init__(self, init: Init, channels: int, reduced: int, act: Callable, gate: Callable):
+    def __init__(self, init: Init, channels: int, reduced: int, act: Callable, gate: Callable, *,
+                 bias_rule: Optional[Callable] = None):
         super().__init__()
-        self.conv_reduce = conv(init, channels, reduced, bias=True)
-        self.conv_expand = conv(init, reduced, channels, bias=True)
+        self.conv_reduce = conv(init, channels, reduced, bias=True, bias_rule=bias_rule)
+        self.conv_expand = conv(init, reduced, channels, bias=True, bias_rule=bias_rule)
         self.act, self.gate = act, gate
 
     def construct(self, x):
