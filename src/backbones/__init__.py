@@ -10,6 +10,8 @@ from src.backbones.iresnet import IResNet100, IResNet18, IResNet200, IResNet34, 
 from src.backbones.resnet_ir import ResNet100IR, ResNet100IRSE, ResNet152IR, ResNet152IRSE, ResNet50IR, ResNet50IRSE
 from src.backbones.mobilefacenet import MobileFaceNet, MobileFaceNetH4, MobileFaceNetY1, MobileFaceNetY2
 from src.backbones.mbf import MBF, MBFLarge
+from src.backbones.swin import SwinSmall, SwinTiny
+from src.backbones.vit import ViTBase, ViTHuge, ViTLarge, ViTSmall, ViTTiny
 from src.initializers import Init
 from src.lightcnn import LightCNN9, LightCNN29, LightCNN29v2
 from src.options import checked_options, entry
@@ -35,6 +37,13 @@ BACKBONES = {
     'mobilefacenet_y2': MobileFaceNetY2,
     'mbf': MBF,
     'mbf_large': MBFLarge,
+    'vit_t': ViTTiny,
+    'vit_s': ViTSmall,
+    'vit_b': ViTBase,
+    'vit_l': ViTLarge,
+    'vit_h': ViTHuge,
+    'swin_t': SwinTiny,
+    'swin_s': SwinSmall,
 }
 # other names under which people know the same networks
 ALIASES = {
@@ -58,6 +67,11 @@ ALIASES = {
     'mxnet_fmobilefacenet_y2_256': 'mobilefacenet_y2',
     'arcface_torch_mbf': 'mbf',
     'arcface_torch_mbf_large': 'mbf_large',
+    'arcface_torch_vit_t': 'vit_t',
+    'arcface_torch_vit_s': 'vit_s',
+    'arcface_torch_vit_b': 'vit_b',
+    'facexzoo_swin_t': 'swin_t',
+    'facexzoo_swin_s': 'swin_s',
 }
 
 
