@@ -12,6 +12,10 @@ from src.backbones.mobilefacenet import MobileFaceNet, MobileFaceNetH4, MobileFa
 from src.backbones.mbf import MBF, MBFLarge
 from src.backbones.swin import SwinSmall, SwinTiny
 from src.backbones.vit import ViTBase, ViTHuge, ViTLarge, ViTSmall, ViTTiny
+from src.backbones.lightcnn_variants import LightCNN29FaceXZoo, LightCNNV4
+from src.backbones.ghostnet import GhostNet
+from src.backbones.efficientnet import EfficientNetB0
+from src.backbones.tf_nas import TFNASA
 from src.initializers import Init
 from src.lightcnn import LightCNN9, LightCNN29, LightCNN29v2
 from src.options import checked_options, entry
@@ -44,6 +48,11 @@ BACKBONES = {
     'vit_h': ViTHuge,
     'swin_t': SwinTiny,
     'swin_s': SwinSmall,
+    'lightcnn_v4': LightCNNV4,
+    'lightcnn29_facexzoo': LightCNN29FaceXZoo,
+    'ghostnet': GhostNet,
+    'efficientnet_b0': EfficientNetB0,
+    'tf_nas_a': TFNASA,
 }
 # other names under which people know the same networks
 ALIASES = {
@@ -72,6 +81,10 @@ ALIASES = {
     'arcface_torch_vit_b': 'vit_b',
     'facexzoo_swin_t': 'swin_t',
     'facexzoo_swin_s': 'swin_s',
+    'facexzoo_lightcnn29': 'lightcnn29_facexzoo',
+    'facexzoo_ghostnet': 'ghostnet',
+    'facexzoo_efficientnet_b0': 'efficientnet_b0',
+    'facexzoo_tf_nas_a': 'tf_nas_a',
 }
 
 

@@ -29,7 +29,7 @@ def zeros(rng: np.random.Generator, shape: tuple) -> np.ndarray:
 
 
 def conv(init: Init, in_channels: int, out_channels: int, kernel: Union[int, tuple] = 1, stride: int = 1,
-         padding: Optional[int] = None, *, groups: int = 1, bias: bool = False,
+         padding: Union[int, tuple, None] = None, *, groups: int = 1, bias: bool = False,
          rule: Optional[Callable] = None, bias_rule: Optional[Callable] = None) -> nn.Conv2d:
     """Return a convolution (N, in, H, W) -> (N, out, H', W'), padded by kernel // 2 unless `padding` says else."""
     height, width = kernel if isinstance(kernel, tuple) else (kernel, kernel)
@@ -102,6 +102,6 @@ class BDFBTail(nn.SequentialCell):
     def construct(self, x, noise=None):
         norm, _, flatten, fc, last = self.cell_list
         x = norm(x)
-        if noise is not None:
+        if noise is not None and self.rate > 0:
             x = dropout(x, noise, self.rate)
         return last(fc(flatten(x)))                                        # (N, C, H, W) -> (N, C * H * W) -> (N, D)
