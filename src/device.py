@@ -27,8 +27,11 @@ def guard_onednn(version=None, environ=os.environ):
     """Keep oneDNN 3 (in MindSpore 2.9 and later) off its reference convolution on AVX-512 machines.
 
     There, the convolution kernels that MindSpore's plain layout can use exist for AVX2 only: 50 times faster.
-    Must run before `import mindspore`. A value that the user has set stays.
+    Must run before `import mindspore`. A value that the user has set stays, and counts for oneDNN 2 as well, which
+    reads it under its older name.
     """
+    if 'ONEDNN_MAX_CPU_ISA' in environ:
+        environ.setdefault('DNNL_MAX_CPU_ISA', environ['ONEDNN_MAX_CPU_ISA'])
     try:
         major, minor = (int(part) for part in (version or importlib.metadata.version('mindspore')).split('.')[:2])
     except (importlib.metadata.PackageNotFoundError, ValueError):

@@ -147,8 +147,8 @@ class LightCNN(Backbone):
         self.flatten = nn.Flatten()
         self.dropout, self.noise_size = options['dropout'], self.embedding_size
 
-    def construct(self, images, noise=None):
-        maps = self.features(images)                      # (N, C, S, S) -> (N, 128, S / 16, S / 16)
+    def construct(self, x, noise=None):
+        maps = self.features(x)                           # (N, C, S, S) -> (N, 128, S / 16, S / 16)
         embedding = self.fc(self.flatten(maps))           # -> (N, D)
         return embedding if noise is None else embedding * keep_mask(noise, self.dropout)
 

@@ -7,6 +7,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -107,3 +108,49 @@ def lightcnn(name, image_size=128, init=None):
     """Return a LightCNN for grey faces; zeros without an `Init`."""
     from src.backbones import build_backbone
     return build_backbone(name, init=init, image_size=image_size)
+
+
+def rounding(*num_terms):
+    """Return how far float32 sums of so many terms, layer upon layer, may be off in parts of the largest result.
+
+    A sum of n terms rounds n times by up to half a unit in the last place, at random: sqrt(n) half units. Layers add
+    up. Four times that is allowed, on any processor and in any order of the terms.
+    """
+    return 4 * 2.0 ** -24 * sum(n ** 0.5 for n in num_terms)
+
+
+def terms_of(network):
+    """Return the number of terms that each layer of a network sums for one output."""
+    return [int(p.size // len(p)) for p in network.get_parameters() if p.ndim > 1]
+
+
+def lightcnn_in_numpy(network, name, x):
+    """Return the features of x (N, C, S, S) in NumPy, layer by layer from the paper's table, as exact as x is."""
+    weights = {p.name: p.asnumpy() for p in network.get_parameters()}
+    layers = iter(range(100))
+
+    def conv(prefix, x):
+        w, b = weights[f'{prefix}.layer.weight'], weights[f'{prefix}.layer.bias']
+        pad = w.shape[2] // 2
+        x = np.pad(x, [(0, 0), (0, 0), (pad, pad), (pad, pad)])
+        windows = np.lib.stride_tricks.sliding_window_view(x, w.shape[2:], (2, 3))
+        y = np.einsum('nchwij,ocij->nohw', windows, w, optimize=True) + b[:, None, None]
+        return np.maximum(*np.split(y, 2, 1))
+
+    def pool(x):
+        blocks = x.reshape(*x.shape[:2], x.shape[2] // 2, 2, x.shape[3] // 2, 2)
+        next(layers)
+        return blocks.max((3, 5)) + (blocks.mean((3, 5)) if name.endswith('v2') else 0)
+
+    x = pool(conv(f'features.{next(layers)}', x))
+    for blocks, pooled in zip((1, 2, 3, 4) if '29' in name else (0,) * 4, (True, True, False, True)):
+        for _ in range(blocks):
+            i = next(layers)
+            x = x + conv(f'features.{i}.conv2', conv(f'features.{i}.conv1', x))
+        i = next(layers)
+        x = conv(f'features.{i}.conv', conv(f'features.{i}.conv_a', x))
+        x = pool(x) if pooled else x
+    x = x.reshape(len(x), -1)
+    if name.endswith('v2'):
+        return x @ weights['fc.weight'].T + weights['fc.bias']
+    return np.maximum(*np.split(x @ weights['fc.layer.weight'].T + weights['fc.layer.bias'], 2, 1))

@@ -31,7 +31,8 @@ LAYERS = [
 NEED_NO_MINDSPORE = [
     'config', 'cli', 'lr_generator', 'options', 'evaluation', 'protocols', 'compare', 'convert', 'get_list',
     'training.log', 'training.hccl', 'training.launch', 'training.plot', 'deploy.exchange', 'deploy.onnx_backend',
-    *(f'{folder}.{file.stem}' for folder in ('data', 'scoring') for file in (PROJECT / 'src' / folder).glob('[a-z]*.py'))]
+    *(f'{folder}.{file.stem}' for folder in ('data', 'scoring')
+      for file in (PROJECT / 'src' / folder).glob('[a-z]*.py'))]
 ENV = {**os.environ, 'VIRTUAL_ENV': sys.prefix, 'PATH': f"{sys.prefix}/bin:{os.environ['PATH']}",
        'DEVICE_TARGET': 'CPU'}
 

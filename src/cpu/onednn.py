@@ -14,13 +14,16 @@ import ctypes
 import functools
 import importlib.util
 import math
+import os
 import threading
 from pathlib import Path
 
 import numpy as np
 from llvmlite import binding
 
-BLOCK = 16 if binding.get_host_cpu_features().get('avx512f') else 8      # float32 of a vector register
+# float32 of a vector register; DNNL_MAX_CPU_ISA holds oneDNN 2 to older instructions than the processor has
+BLOCK = 16 if binding.get_host_cpu_features().get('avx512f') and os.environ.get(
+    'DNNL_MAX_CPU_ISA', 'ALL').upper().startswith(('ALL', 'DEFAULT', 'AVX512')) else 8
 ALIGNMENT = 64
 
 # values of enums in dnnl_types.h

@@ -5,7 +5,7 @@ import cv2
 import numpy as np
 import pytest
 from conftest import script
-from test_page import Page
+from html_page import Page
 
 from src.data import audit, lists
 

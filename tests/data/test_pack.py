@@ -115,7 +115,7 @@ def test_a_damaged_pack_is_refused_before_training(synthetic, packs, tmp_path, d
 
 
 @pytest.mark.parametrize('change', [
-    lambda f: f.update(format=2), lambda f: f.update(encoding='pickle'), lambda f: f.update(shards=[]),
+    lambda f: f.update(format=3), lambda f: f.update(encoding='pickle'), lambda f: f.update(shards=[]),
     lambda f: f['shards'][0].update(file='../raw_0000.mindrecord'), lambda f: f['shards'][0].update(file='/etc/passwd'),
     lambda f: f['shards'][0].update(count=99), lambda f: f.update(size=100), lambda f: f.pop('num_people'),
     lambda f: f.update(num_people=3), lambda f: f['shards'][0].update(bytes='1'), lambda f: f['shards'].append(7)])

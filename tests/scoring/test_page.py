@@ -3,15 +3,14 @@ import json
 import re
 import shutil
 import subprocess
-from html.parser import HTMLParser
 
 import cv2
 import numpy as np
 import pytest
 from conftest import script
+from html_page import Page
 
 CHROMIUM = next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome'))), None)
-VOID = {'meta', 'link', 'img', 'br'}
 
 
 @pytest.fixture(scope='module')
@@ -27,31 +26,6 @@ def reports(synthetic, tmp_path_factory):
         done = script(*common, '--report', out / name, *arguments)
         assert done.returncode == 0 and f'report: {out / name / "report.html"}' in done.stdout, done.stderr
     return {name: out / name / 'report.html' for name in ('one', 'two', 'bare')}
-
-
-class Page(HTMLParser):
-    """Collects what a page refers to and checks that its tags are closed in order."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.open, self.refers, self.ids, self.pictures = [], [], [], 0
-        self.feed(text)
-        assert not self.open
-
-    def handle_starttag(self, tag, attributes):
-        if tag not in VOID:
-            self.open.append(tag)
-        self.pictures += tag == 'img'
-        self.refers += [value for key, value in attributes if key in ('src', 'href', 'xlink:href')]
-        self.ids += [value for key, value in attributes if key == 'id']
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_startendtag(self, tag, attributes):
-        self.handle_starttag(tag, attributes)
-        if tag not in VOID:
-            self.open.pop()
 
 
 def test_the_page_is_whole_and_needs_only_itself(reports):

@@ -41,7 +41,7 @@ def test_the_loop_with_a_loss_scale_resumes_too(cfg, monkeypatch, tmp_path):
     assert float(last['loss_scale']) == 2.0 ** 16 and int(last['loss_scale_steps']) == 6
     for name in ('lightcnn-1_6.ckpt', 'lightcnn-1_6.json'):
         os.remove(tmp_path / name)
-    assert trainer.train(cfg, ascend, 'quickstart', str(tmp_path), 'auto') == 6
+    assert trainer.train(cfg, ascend, 'quickstart', str(tmp_path), resume='auto') == 6
     again = weights_of(tmp_path / 'lightcnn-1_6.ckpt')
     assert all(np.array_equal(last[name], again[name]) for name in last)
 
