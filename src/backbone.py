@@ -16,8 +16,9 @@ COMMON_OPTIONS = {
 class Backbone(nn.Cell):
     """(N, C, S, S) float32 -> (N, D) float32.
 
-    construct(x, noise): x, the input's name in exported files, is (N, C, S, S); noise (N, noise_size) float32, uniform in [0, 1), is what dropout, drop path and token
-    masks are made of. It comes from (seed, step), so a resumed training draws the same; it is None for evaluation.
+    construct(x, noise): x, the name of the input in exported files, is (N, C, S, S). noise (N, noise_size) float32,
+    uniform in [0, 1), is what dropout, drop path and token masks are made of. It comes from (seed, step), so a resumed
+    training draws the same; it is None for evaluation.
     """
 
     OPTIONS = COMMON_OPTIONS

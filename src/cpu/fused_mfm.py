@@ -18,7 +18,7 @@ from mindspore import nn, ops
 from numba import njit
 
 from src.cpu import onednn
-from src.cpu.onednn import BLOCK
+from src.cpu.onednn import BLOCK, KEEP_KERNELS
 
 SLICE = 16                       # images that a thread takes at once, at most
 
@@ -29,7 +29,7 @@ def _larger(u, v):
     return u if (u > v) | (u != u) else v, np.uint8(np.int32(v > u) + np.int32(v >= u))      # no branch: 4 times faster
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=KEEP_KERNELS)
 def _mfm(y, bias, z, halves):
     """y: (N, 2M, P, BLOCK), bias (2M, BLOCK) -> z, halves: (N, M, P, BLOCK)."""
     num_maps = z.shape[1]
@@ -41,7 +41,7 @@ def _mfm(y, bias, z, halves):
                     z[n, c, p, j], halves[n, c, p, j] = _larger(a[p, j] + bias_a[j], b[p, j] + bias_b[j])
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=KEEP_KERNELS)
 def _mfm_grad(dz, halves, dy, dbias):
     num_maps = dz.shape[1]
     dbias[:] = 0
@@ -56,7 +56,7 @@ def _mfm_grad(dz, halves, dy, dbias):
                     sum_b[j] += of_b
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=KEEP_KERNELS)
 def _pooled(y, bias, z, source):
     """y: (N, 2M, H, W, BLOCK) -> z, source: (N, M, H / 2, W / 2, BLOCK); source is 4 * halves + pixel of the window."""
     num_maps, height, width = z.shape[1:4]
@@ -76,7 +76,7 @@ def _pooled(y, bias, z, source):
                         z[n, c, r, q, j], source[n, c, r, q, j] = best, np.uint8(at)
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=KEEP_KERNELS)
 def _pooled_grad(dz, source, dy, dbias):
     num_maps, height, width = dz.shape[1:4]
     dbias[:] = 0

@@ -21,9 +21,11 @@ from pathlib import Path
 import numpy as np
 from llvmlite import binding
 
-# float32 of a vector register; DNNL_MAX_CPU_ISA holds oneDNN 2 to older instructions than the processor has
-BLOCK = 16 if binding.get_host_cpu_features().get('avx512f') and os.environ.get(
-    'DNNL_MAX_CPU_ISA', 'ALL').upper().startswith(('ALL', 'DEFAULT', 'AVX512')) else 8
+_WIDEST = 16 if binding.get_host_cpu_features().get('avx512f') else 8      # float32 of a vector register
+# DNNL_MAX_CPU_ISA holds oneDNN 2 to older instructions than the processor has
+BLOCK = _WIDEST if os.environ.get('DNNL_MAX_CPU_ISA', 'ALL').upper().startswith(('ALL', 'DEFAULT', 'AVX512')) else 8
+# Numba keeps compiled kernels by processor, not by BLOCK: those of another BLOCK would write out of bounds
+KEEP_KERNELS = BLOCK == _WIDEST
 ALIGNMENT = 64
 
 # values of enums in dnnl_types.h
