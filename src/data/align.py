@@ -7,7 +7,7 @@ A line of the landmarks file is "path x1 y1 ... x5 y5" in pixels: left eye, righ
 the mouth, as they stand in the picture. 'train' and 'test' are the two geometries of LightCNN's authors: eyes level,
 their middle and the mouth's 48 pixels apart; 144x144 with the eyes in row 48, and 128x128 with row 40 (the centre of
 the first), grey unless --colour is given. 'arcface' is the 112x112 similarity transform of insightface, in colour.
-Outside the picture it is black. OUT/face_format.json says what the faces are.
+Outside the picture it is black. OUT/face_format.json is their face format.
 """
 import argparse
 import os
@@ -175,8 +175,8 @@ def contact_sheet(faces: Sequence, file: str) -> None:
     sheet = np.zeros((rows * _SHEET_SIDE, _SHEET * _SHEET_SIDE, 3), np.uint8)
     for i, face in enumerate(faces):
         small = cv2.resize(face, (_SHEET_SIDE, _SHEET_SIDE), interpolation=cv2.INTER_AREA)
-        top, left = i // _SHEET * _SHEET_SIDE, i % _SHEET * _SHEET_SIDE
-        sheet[top:top + _SHEET_SIDE, left:left + _SHEET_SIDE] = small if small.ndim == 3 else small[..., None]
+        row, column = i // _SHEET * _SHEET_SIDE, i % _SHEET * _SHEET_SIDE
+        sheet[row:row + _SHEET_SIDE, column:column + _SHEET_SIDE] = small if small.ndim == 3 else small[..., None]
     cv2.imwrite(file, sheet)
 
 
@@ -218,7 +218,7 @@ def add_flags(flags: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Do what the flags of `prepare.py align` ask for."""
+    """Run `prepare.py align`."""
     if args.root is None:
         if args.detect:
             raise ValueError('--detect needs --root, the folder of pictures')
@@ -234,7 +234,7 @@ def run(args: argparse.Namespace) -> None:
     else:
         jobs = read_landmarks(args.landmarks)
     found, rejected = align_all(jobs, args.root, args.out, args.geometry, colour=args.colour, workers=args.workers)
-    print(f"{len(found)} faces in {args.out} (contact_sheet.jpg shows some), {len(rejected)} rejected (rejected.txt)")
+    print(f"{len(found)} faces in {args.out} (contact_sheet.jpg: the first), {len(rejected)} rejected (rejected.txt)")
     if not found:
         raise OSError(f"{args.root}: not one face was aligned" + (f"; the first: {rejected[0][1]}" if rejected else ''))
 

@@ -1,11 +1,11 @@
-"""What is wrong with a training list: unreadable, duplicate, mislabelled faces, people who are in the test set too.
+"""Audit of a training list: unreadable, duplicate and mislabelled faces, and people who are in the test set too.
 
     python prepare.py audit --root faces/train --list faces/train_list.txt --report audit
     python prepare.py audit --root faces/train --list faces/train_list.txt --report audit --resume ckpt \\
         --against faces/image_list_for_lfw.txt --against_root faces/lfw/image
 
 Writes audit/audit.html to look at, audit/findings.tsv (kind, image, other image, score) and audit/clean_list.txt, the
-list without what was found. With a checkpoint a face counts as mislabelled if another person's centre is nearer and
+list without those images. With a checkpoint a face counts as mislabelled if another person's centre is nearer and
 its own (taken without it) not clearly nearer than other people's: the first half of the semantic bootstrapping of
 LightCNN's authors (arXiv:1511.02683, section 3.4), whose second half is to train again on the cleaned list.
 """
@@ -33,7 +33,7 @@ _BLOCK = 2048
 
 
 class Looked(NamedTuple):
-    """What decoding the images of a list has shown; one row an image."""
+    """Metadata of the decoded images of a list, one row an image."""
 
     sizes: np.ndarray            # (N, 2) int32, 0 where it cannot be read
     sha256: list                 # of the file's bytes, None where it cannot be read
@@ -62,12 +62,12 @@ def look(root: str, names: Sequence, workers: int = 2) -> Looked:
             looked.problems[row] = ' '.join(str(error).split())
 
     with ThreadPoolExecutor(workers) as pool:
-        list(tqdm(pool.map(one, range(len(names))), 'looking at images', len(names), disable=None, leave=False))
+        list(tqdm(pool.map(one, range(len(names))), 'checking images', len(names), disable=None, leave=False))
     return looked
 
 
 def difference_hash(image: np.ndarray) -> np.ndarray:
-    """Return 256 bits, as (32,) uint8: where a 17 x 16 picture gets brighter from left to right."""
+    """Return 256 bits, as (32,) uint8: where a 17 x 16 picture gets brighter from one column to the next."""
     small = cv2.resize(image, (_HASH + 1, _HASH), interpolation=cv2.INTER_AREA).astype(np.int16)
     return np.packbits(small[:, 1:] > small[:, :-1])
 
@@ -133,12 +133,12 @@ def mislabelled(features: np.ndarray, labels: np.ndarray, threshold: float) -> l
     own = (unit * _unit(sums[labels] - unit)).sum(1)
     found = []
     for start in range(0, len(unit) if len(people) > 2 else 0, _BLOCK):
-        some = slice(start, min(start + _BLOCK, len(unit)))
-        scores = unit[some] @ centres.T                          # (n, K)
-        scores[people == labels[some, None]] = np.nan
-        z = (own[some] - np.nanmean(scores, 1)) / np.maximum(np.nanstd(scores, 1), 1e-12)
+        rows = slice(start, min(start + _BLOCK, len(unit)))
+        scores = unit[rows] @ centres.T                          # (n, K)
+        scores[people == labels[rows, None]] = np.nan
+        z = (own[rows] - np.nanmean(scores, 1)) / np.maximum(np.nanstd(scores, 1), 1e-12)
         other, highest = np.nanargmax(scores, 1), np.nanmax(scores, 1)
-        for i in np.flatnonzero((z < threshold) & (highest > own[some]) & (counts[labels[some]] > 1)):
+        for i in np.flatnonzero((z < threshold) & (highest > own[rows]) & (counts[labels[rows]] > 1)):
             found.append((start + int(i), int(people[other[i]]), float(z[i])))
     return sorted(found, key=lambda row: row[2])
 
@@ -184,10 +184,10 @@ class Audit:
         near = near_duplicates(self.looked.hashes, self.looked.thumbs, self.readable)
         known = {row for _, row in exact}
         near = [pair for pair in near if pair[1] not in known]
-        for what, pairs in (('exact', [(*pair, 1.0) for pair in exact]), ('near', near)):
+        for precision, pairs in (('exact', [(*pair, 1.0) for pair in exact]), ('near', near)):
             for first, row, score in pairs:
-                where = 'one person' if self.labels[first] == self.labels[row] else 'two people'
-                self._add(f'{what} duplicate, {where}', row, self.names[first], score)
+                people = 'one person' if self.labels[first] == self.labels[row] else 'two people'
+                self._add(f'{precision} duplicate, {people}', row, self.names[first], score)
 
     def against(self, root: str, list_file: str, workers: int = 2) -> None:
         """Find images of another list, such as the test set's, that are in this one too."""
@@ -215,7 +215,7 @@ class Audit:
             self._add('person of the other list', np.flatnonzero(self.labels == label)[0], first[other], score)
 
     def clean_list(self) -> tuple:
-        """Return (names, labels) without what was found; labels 0..K-1 anew. A duplicate's first image stays.
+        """Return (names, labels) without the findings; labels 0..K-1 anew. A duplicate's first image stays.
 
         A person of the other list goes with all images.
         """
@@ -230,7 +230,7 @@ class Audit:
         return people_table(self.labels, self.labels.max() + 1)
 
     def summary(self) -> list:
-        """Return [(what, number)] about the list and every kind of finding."""
+        """Return [(description, number)] about the list and every kind of finding."""
         counts, _ = self.people()
         rows = [('images', len(self.names)), ('people', int((counts > 0).sum())),
                 ('people without an image (label gaps)', int((counts == 0).sum())),
@@ -265,7 +265,7 @@ def add_flags(flags: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, embed_list: Optional[Callable] = None) -> None:
-    """Do what the flags of `prepare.py audit` ask for. embed_list: (root, names) -> features (N, D), with --resume."""
+    """Run `prepare.py audit`. embed_list: (root, names) -> features (N, D), with --resume."""
     for root in filter(None, (args.root, args.against_root)):
         if not os.path.isdir(root):
             raise FileNotFoundError(f"{root}: no such image folder")
@@ -285,7 +285,7 @@ def run(args: argparse.Namespace, embed_list: Optional[Callable] = None) -> None
             names, labels = [names[i] for i in kept], labels[kept]
             audit.find_people(features, embed_list(other_root, names), names, labels, args.same_person)
     audit.write(args.report)
-    for what, number in audit.summary():
-        print(f'{what:<52}{number:>16}')
+    for description, number in audit.summary():
+        print(f'{description:<52}{number:>16}')
     print(f"{args.report}: audit.html, findings.tsv, clean_list.txt ({len(audit.clean_list()[0])} images)")
 

@@ -8,16 +8,17 @@ import json
 import os
 import re
 from array import array
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.io import loadmat, whosmat
 
 # the path ends with its extension, whatever blanks it holds; without one it ends before the last blank
 _WITH_EXTENSION = re.compile(r'(.*\.(?:jpe?g|png|bmp))\s+(-?\d+)(?:\s.*)?$', re.IGNORECASE)
-# what nearly every line is, so plain that a block of lines can be taken at once
+# matches nearly every line, so that a block of lines is parsed at once
 _SIMPLE = re.compile(r'^(?![/\\]|.:)(\S+\.(?:jpg|bmp|png)) (\d{1,9})$', re.MULTILINE)
 _BLOCK = 2**24
 _PLAIN = re.compile(r'(.*\S)\s+(-?\d+)$')
@@ -42,7 +43,7 @@ class Blufr(NamedTuple):
     trials: list                 # of dicts: test, gallery, probe
 
 
-def read_image_list(file):
+def read_image_list(file: str) -> tuple:
     """Return (names, labels int64 (N,)) of a "path label" list; ValueError names the first line that is wrong."""
     names, labels = [], array('q')
     for rows in _blocks(file):
@@ -53,7 +54,7 @@ def read_image_list(file):
     return names, np.frombuffer(labels, np.int64)
 
 
-def iterate_list(file):
+def iterate_list(file: str) -> Iterator:
     """Yield (name, label) of every line of a "path label" list; ValueError names a line that is wrong."""
     for rows in _blocks(file):
         yield from ((name, int(label)) for name, label in rows)
@@ -83,13 +84,13 @@ def _split_line(line, file, number):
     return name, int(text)
 
 
-def check_relative(name, where):
+def check_relative(name: str, where: str) -> None:
     """Raise ValueError if a path from a file would leave the image folder."""
     if name[0] in '/\\' or '..' in name and '..' in re.split(r'[/\\]', name) or name[1:2] == ':':
         raise ValueError(f"{where}: '{name[:80]}' leaves the image folder; expected a relative path")
 
 
-def check_train_labels(labels, num_classes, file):
+def check_train_labels(labels: np.ndarray, num_classes: int, file: str) -> None:
     """Raise ValueError unless `labels` (N,) are 0..K-1 without a gap and K <= num_classes.
 
     Lines are counted without blank ones.
@@ -107,13 +108,13 @@ def check_train_labels(labels, num_classes, file):
                          f"image, the first is {gaps[0]}; expected 0..{len(counts) - 1 - len(gaps)}")
 
 
-def write_image_list(file, names, labels):
+def write_image_list(file: str, names: Iterable, labels: Iterable) -> None:
     """Write a "path label" list, whole or not at all."""
     write_text(file, ''.join(f"{name} {label}\n" for name, label in zip(names, labels)))
 
 
 @contextmanager
-def whole_file(file, mode='wb', sync=True, **kwargs):
+def whole_file(file: Any, mode: str = 'wb', sync: bool = True, **kwargs: Any) -> Iterator:
     """Open `file` for writing so that it appears whole or not at all: temporary name, fsync (if `sync`), rename."""
     temporary = f"{file}.{os.getpid()}.tmp"
     try:
@@ -128,20 +129,20 @@ def whole_file(file, mode='wb', sync=True, **kwargs):
             os.remove(temporary)
 
 
-def write_text(file, text):
+def write_text(file: Any, text: str) -> None:
     """Write `text` to `file`, whole or not at all."""
     with whole_file(file, 'w', encoding='utf-8', errors='surrogateescape') as out:
         out.write(text)
 
 
-def write_array(file, *array, **arrays):
+def write_array(file: Any, *array: np.ndarray, **arrays: Any) -> None:
     """Write one array as .npy, or named ones as .npz, whole or not at all."""
     with whole_file(file) as out:
         (np.savez if arrays else np.save)(out, *array, **arrays)
 
 
-def read_json(file, hint='no such file'):
-    """Return what a JSON file holds, or raise FileNotFoundError (with `hint`) or ValueError with one line."""
+def read_json(file: str, hint: str = 'no such file') -> Any:
+    """Return the content of a JSON file, or raise FileNotFoundError (with `hint`) or ValueError with one line."""
     if not os.path.isfile(file):
         raise FileNotFoundError(f"{file}: {hint}")
     if os.path.getsize(file) > MAX_JSON_BYTES:
@@ -153,7 +154,7 @@ def read_json(file, hint='no such file'):
         raise ValueError(f"{file}: not readable as JSON ({error})") from None
 
 
-def file_sha256(file):
+def file_sha256(file: str) -> str:
     """Return the sha256 of a file's bytes as 64 hex digits."""
     digest = hashlib.sha256()
     with open(file, 'rb') as data:
@@ -162,7 +163,7 @@ def file_sha256(file):
     return digest.hexdigest()
 
 
-def load_lfw_pairs(file, num_images):
+def load_lfw_pairs(file: str, num_images: int) -> tuple:
     """Return LFW's (genuine, impostor) pairs as 0-based rows, each (P, 2) int64, from `lfw_pairs.mat`."""
     mat = _load_mat(file, ('pos_pair', 'neg_pair'))
     return tuple(_pair_rows(mat[key], key, file, num_images) for key in ('pos_pair', 'neg_pair'))
@@ -174,7 +175,7 @@ def _pair_rows(value, key, file, num_images):
     return _rows(value, key, file, num_images).reshape(2, -1).T
 
 
-def load_lfw_order(file, prefix):
+def load_lfw_order(file: str, prefix: int) -> tuple:
     """Return (names, labels) in LFW's order from the authors' result file, `prefix` characters cut off its paths."""
     mat = _load_mat(file, ('image_path', 'labels_original'))
     paths, labels = ([_plain(cell) for cell in mat[key].ravel()] for key in ('image_path', 'labels_original'))
@@ -191,7 +192,7 @@ def _plain(cell):
     return str(cell)
 
 
-def load_blufr(file):
+def load_blufr(file: str) -> Blufr:
     """Return the `Blufr` protocol in `blufr_lfw_config.mat`; ValueError where the file is not that protocol's.
 
     An evaluation asks for it several times: an unchanged file is read once.
@@ -261,17 +262,17 @@ def _load_mat(file, keys):
                      "this protocol's file")
 
 
-def person_of(name):
+def person_of(name: str) -> str:
     """Return the person in an LFW file name: 'Aaron_Eckhart_0001.jpg' -> 'Aaron_Eckhart'."""
     return os.path.splitext(os.path.basename(name))[0].rpartition('_')[0]
 
 
-def list_for_blufr(blufr):
+def list_for_blufr(blufr: Blufr) -> tuple:
     """Return (names, labels) in BLUFR's own order, names as '<person>/<person>_0001.bmp'."""
     return [_list_name(name) for name in blufr.names], blufr.labels
 
 
-def list_for_lfw(blufr):
+def list_for_lfw(blufr: Blufr) -> tuple:
     """Return (names, labels) in the order that the rows of `lfw_pairs.mat` count.
 
     That order puts a picture with the person LFW's errata page says it shows, people in the order of their first

@@ -3,9 +3,9 @@
     python prepare.py pack --root faces/train --list faces/train_list.txt --out packs/ms1m --shards 8
     python train.py --set train_list=packs/ms1m.json ...
 
-PREFIX.json tells what the pack holds and the sha256 of every shard. A shard is read by its own index at any place, so a
-true permutation of millions of faces costs no memory: MindRecord keeps blobs in pages after a header, each behind its
-length in 8 bytes, and their places in the SQLite file beside it.
+PREFIX.json holds the metadata of the pack and the sha256 of every shard. A shard is read by its own index at any
+place, so a true permutation of millions of faces costs no memory: MindRecord keeps blobs in pages after a header, each
+behind its length in 8 bytes, and their places in the SQLite file beside it.
 """
 import argparse
 import json
@@ -127,8 +127,8 @@ def pack(root: str, list_file: str, prefix: str, *, encoding: str = 'raw', face:
         raise FileNotFoundError(f"{root}: no such image folder")
     names, labels = lists.read_image_list(list_file)
     lists.check_train_labels(labels, int(labels.max()) + 1, list_file)
-    some = [path for name in names[::max(1, len(names) // 100)] if (path := find_image(root, name))]
-    check_alignment(root, some, face_format(face), assumed)
+    subset = [path for name in names[::max(1, len(names) // 100)] if (path := find_image(root, name))]
+    check_alignment(root, subset, face_format(face), assumed)
     prefix = os.path.abspath(prefix)
     os.makedirs(os.path.dirname(prefix), exist_ok=True)
     num_shards = min(num_shards or max(1, len(names) // 50_000), len(names))
@@ -139,11 +139,12 @@ def pack(root: str, list_file: str, prefix: str, *, encoding: str = 'raw', face:
     if done:
         print(f"{len(done)} of {num_shards} shards are finished already", flush=True)
     bounds = np.linspace(0, len(names), num_shards + 1).astype(int)
-    left = [number for number in range(num_shards) if number not in done]
+    remaining = [number for number in range(num_shards) if number not in done]
     with ProcessPoolExecutor(workers or len(os.sched_getaffinity(0)), multiprocessing.get_context('spawn')) as pool:
-        rows = {n: list(zip(names[bounds[n]:bounds[n + 1]], labels[bounds[n]:bounds[n + 1]].tolist())) for n in left}
-        jobs = {number: pool.submit(pack_shard, job, number, rows[number]) for number in left}
-        for number in tqdm(left, 'packing', unit='shard', disable=None):
+        rows = {n: list(zip(names[bounds[n]:bounds[n + 1]], labels[bounds[n]:bounds[n + 1]].tolist()))
+                for n in remaining}
+        jobs = {number: pool.submit(pack_shard, job, number, rows[number]) for number in remaining}
+        for number in tqdm(remaining, 'packing', unit='shard', disable=None):
             done[number] = jobs[number].result()
     return _finish(job, [done[number] for number in range(num_shards)], len(names), int(labels.max()) + 1, max_bad)
 
@@ -295,8 +296,8 @@ def add_flags(flags: argparse.ArgumentParser) -> None:
     flags.add_argument('--out', required=True, metavar='PREFIX', help='PREFIX.json and PREFIX_0000.mindrecord ...')
     flags.add_argument('--encoding', default='raw', choices=ENCODINGS, help='default %(default)s')
     flags.add_argument('--face_format', default='lightcnn', choices=list(FACE_FORMATS), help='default %(default)s')
-    flags.add_argument('--assume_format', default='', choices=list(FACE_FORMATS), help='what the pictures are, where '
-                       'their sizes say otherwise')
+    flags.add_argument('--assume_format', default='', choices=list(FACE_FORMATS), help='face format '
+                       'of the pictures, overrides the one that their sizes imply')
     flags.add_argument('--size', type=int, help="side in pixels (default: the format's)")
     flags.add_argument('--shards', type=int, help='default: one per 50,000 images')
     flags.add_argument('--workers', type=int, help='processes (default: one per core)')
@@ -305,7 +306,7 @@ def add_flags(flags: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Do what the flags of `prepare.py pack` ask for."""
+    """Run `prepare.py pack`."""
     for name, value in (('--size', args.size and args.size - 15), ('--shards', args.shards),
                         ('--workers', args.workers)):
         if value is not None and value < 1:

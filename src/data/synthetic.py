@@ -1,4 +1,4 @@
-"""Faces drawn from numbers: a data set that needs no download, in the file formats of the real one.
+"""Procedurally generated faces: a data set that needs no download, in the file formats of the real one.
 
     python -m src.data.synthetic --out quickstart/data --people 100 --images 20
 
@@ -26,12 +26,12 @@ NUM_TRIALS = 10
 _EYE_ROW, _MOUTH_ROW = 48.0, 96.0
 
 
-def person_traits(seed, person):
+def person_traits(seed: int, person: int) -> np.ndarray:
     """Return the traits of one person, (24,) float64, standard normal."""
     return np.random.default_rng([seed, _PERSON, person]).standard_normal(24)
 
 
-def draw_face(seed, person, picture):
+def draw_face(seed: int, person: int, picture: int) -> np.ndarray:
     """Return one aligned face, (144, 144) uint8, eyes at row 48, mouth at row 96."""
     traits = person_traits(seed, person)
     rng = np.random.default_rng([seed, _PICTURE, person, picture])
@@ -112,10 +112,10 @@ def _light(image, rng):
 def _occlude(image, rng):
     """Now and then a patch of one shade, or dark glasses' frames."""
     kind, shade = rng.random(), rng.uniform(0, 255)
-    top, left = rng.integers(0, TRAIN_SIDE - 40, 2)
+    row, column = rng.integers(0, TRAIN_SIDE - 40, 2)
     height, width = rng.integers(15, 45, 2)
     if kind < 0.12:
-        image[top:top + height, left:left + width] = shade
+        image[row:row + height, column:column + width] = shade
     elif kind < 0.22:
         y, x = np.mgrid[:TRAIN_SIDE, :TRAIN_SIDE] - np.array([_EYE_ROW, TRAIN_SIDE / 2])[:, None, None]
         for side in (-1, 1):
@@ -136,7 +136,7 @@ def _blur(image, sigma):
     return image
 
 
-def test_protocol(seed, people, images):
+def test_protocol(seed: int, people: int, images: int) -> tuple:
     """Return the names, labels (from 1), LFW-like pairs and BLUFR-like trials over `people` with `images` each.
 
     A name is '<person>_0001.jpg' as in the real protocol file; rows count from 1.
@@ -187,7 +187,7 @@ def _cells(values):
 
 
 def _write_person(job):
-    """Draw one person's pictures that are not there yet."""
+    """Draw one person's pictures that do not exist yet."""
     seed, person, paths, side = job
     for picture, path in enumerate(paths):
         if not os.path.exists(path):
@@ -197,8 +197,9 @@ def _write_person(job):
             os.replace(temporary, path)
 
 
-def write_dataset(out, people=100, images=20, test_people=80, test_images=12, seed=1):
-    """Write train/, train_list.txt, lfw/image/ and mat_files/ under `out`; what is there already is kept."""
+def write_dataset(out: str, people: int = 100, images: int = 20, test_people: int = 80, test_images: int = 12,
+                  seed: int = 1) -> None:
+    """Write train/, train_list.txt, lfw/image/ and mat_files/ under `out`; existing pictures are kept."""
     train = [[f'{p:04d}/{i:04d}.png' for i in range(images)] for p in range(people)]
     names, labels, pairs, trials = test_protocol(seed, test_people, test_images)
     stems = [name[:-4] for name in names]
@@ -213,7 +214,7 @@ def write_dataset(out, people=100, images=20, test_people=80, test_images=12, se
     write_image_list(os.path.join(out, 'train_list.txt'), sum(train, []), np.repeat(np.arange(people), images))
 
 
-def main():
+def main() -> None:
     flags = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     flags.add_argument('--out', required=True, metavar='DIR', help='folder to write')
     flags.add_argument('--people', type=int, default=100, help='people to train on (default %(default)s)')
