@@ -15,7 +15,7 @@ from easydict import EasyDict as edict
 
 from src.data.augment import AUGMENTS
 from src.data.face_format import FACE_FORMATS
-from src.lr_generator import SCHEDULES
+from src.lr_generator import SCHEDULES, WARMUPS, numbers
 
 PROJECT_DIR = Path(__file__).resolve().parent.parent
 
@@ -35,10 +35,16 @@ lightcnn_cfg = edict({
     'epochs': 80,
     'batch_size': 128,               # per device
     'lr': 0.01,
-    'lr_schedule': 'step',           # 'step': x lr_decay every lr_decay_epochs; 'cosine': to 0 at the last step
+    'lr_schedule': 'step',           # 'step': x lr_decay every lr_decay_epochs; others: see src/lr_generator.py
     'lr_decay': 0.457305051927326,
     'lr_decay_epochs': 10,
+    'lr_steps': '',                  # 'multistep': x lr_decay at these steps, such as '120000,140000',
+    'lr_epochs': '',                 # and at these epochs, such as '10,13,16'
+    'lr_power': 1.0,                 # of 'poly'
+    'lr_final': 0.0,                 # where 'cosine' and 'poly' end
     'warmup_steps': 0,
+    'warmup': 'scaled',              # how they lead to the schedule: a name of WARMUPS in src/lr_generator.py
+    'warmup_lr': 0.0,                # where 'linear' starts; the rate of 'constant'
     'scale_lr': False,               # lr x global batch / the recipe's batch, with a warm-up (arXiv:1706.02677)
     'clip_norm': 0.0,                # largest length of the whole gradient; 0: not clipped
     'momentum': 0.9,
@@ -79,6 +85,7 @@ lightcnn_cfg = edict({
 CHOICES = {
     'init': ('xavier', 'centred'),
     'lr_schedule': tuple(SCHEDULES),
+    'warmup': tuple(WARMUPS),
     'augment': tuple(AUGMENTS),
     'face_format': tuple(FACE_FORMATS),
     'assume_format': ('', *FACE_FORMATS),
@@ -176,6 +183,8 @@ def check_config(cfg: edict) -> None:
         _check_value(key, cfg[key], type(default))
     if cfg.resize_size < cfg.image_size:
         raise ValueError(f"resize_size={cfg.resize_size} is smaller than the crop image_size={cfg.image_size}")
+    for key in ('lr_steps', 'lr_epochs'):
+        numbers(cfg[key])
     _check_parts(cfg)
 
 

@@ -1,35 +1,160 @@
-"""Learning-rate schedules: step numbers in, float32 rates out. No array as long as the training is ever made."""
+"""Learning-rate schedules: step numbers in, float32 rates out. No array as long as the training is ever made.
+
+    cfg.lr_schedule = 'cosine'
+    rate = learning_rate(k, cfg, steps_per_epoch, num_steps)          # of step k, counted from 0
+
+A schedule in SCHEDULES is a function (steps, cfg, steps_per_epoch, num_steps) -> rates without warm-up; WARMUPS says
+how the first cfg.warmup_steps lead to it. `Mhlr` is the one that looks at the losses.
+"""
+from typing import Union
+
 import numpy as np
+from easydict import EasyDict as edict
+
+Steps = Union[int, np.ndarray]
+WARMUP_EPOCHS = 5
 
 
-def step_decay(steps, cfg, steps_per_epoch, num_steps):
+def step_decay(steps: Steps, cfg: edict, steps_per_epoch: int, num_steps: int) -> Steps:
     """lr * lr_decay ** (epoch // lr_decay_epochs), as LightCNN's authors trained."""
     return cfg.lr * cfg.lr_decay ** (steps // (steps_per_epoch * cfg.lr_decay_epochs))
 
 
-def cosine_decay(steps, cfg, steps_per_epoch, num_steps):
-    """Half a cosine from lr to 0 at the last step (arXiv:1608.03983)."""
-    return cfg.lr * 0.5 * (1 + np.cos(np.pi * np.minimum(steps, num_steps) / num_steps))
+def multistep(steps: Steps, cfg: edict, steps_per_epoch: int, num_steps: int) -> Steps:
+    """lr * lr_decay at each of lr_steps ('120000,140000') and of lr_epochs ('10,13,16'): FaceX-Zoo, insightface."""
+    milestones = [*numbers(cfg.lr_steps), *(steps_per_epoch * epoch for epoch in numbers(cfg.lr_epochs))]
+    return cfg.lr * cfg.lr_decay ** np.searchsorted(np.sort(milestones), steps, 'right')
 
 
-WARMUP_EPOCHS = 5
+def cosine_decay(steps: Steps, cfg: edict, steps_per_epoch: int, num_steps: int) -> Steps:
+    """Half a cosine from lr to lr_final at the last step, warm-up included (arXiv:1608.03983)."""
+    return _cosine(np.minimum(steps, num_steps) / num_steps, cfg)
 
 
-def scale_lr(cfg, reference_batch, global_batch, steps_per_epoch):
+def cosine_after_warmup(steps: Steps, cfg: edict, steps_per_epoch: int, num_steps: int) -> Steps:
+    """The same over the steps after the warm-up, as gluon-face."""
+    return _cosine(_progress(steps, cfg, num_steps), cfg)
+
+
+def poly(steps: Steps, cfg: edict, steps_per_epoch: int, num_steps: int) -> Steps:
+    """From lr to lr_final as (1 - progress after the warm-up) ** lr_power: arcface_torch (1), gluon-face (0.9, 2)."""
+    return cfg.lr_final + (cfg.lr - cfg.lr_final) * (1 - _progress(steps, cfg, num_steps)) ** cfg.lr_power
+
+
+def constant(steps: Steps, cfg: edict, steps_per_epoch: int, num_steps: int) -> Steps:
+    """lr."""
+    return cfg.lr * np.ones_like(steps, np.float64)
+
+
+def _cosine(progress: Steps, cfg: edict) -> Steps:
+    return cfg.lr_final + (cfg.lr - cfg.lr_final) * 0.5 * (1 + np.cos(np.pi * progress))
+
+
+def _progress(steps: Steps, cfg: edict, num_steps: int) -> Steps:
+    """Return the share of the steps after the warm-up that is done, 0..1."""
+    return np.clip((steps - cfg.warmup_steps) / max(1, num_steps - cfg.warmup_steps), 0, 1)
+
+
+def warmup_scaled(steps: Steps, cfg: edict) -> Steps:
+    """The schedule's own rate times (k + 1) / warmup_steps."""
+    return (steps + 1) / cfg.warmup_steps
+
+
+def warmup_linear(steps: Steps, cfg: edict) -> Steps:
+    """From warmup_lr in step 0 to lr: gluon-face, Swin."""
+    return cfg.warmup_lr + (cfg.lr - cfg.warmup_lr) * steps / cfg.warmup_steps
+
+
+def warmup_constant(steps: Steps, cfg: edict) -> Steps:
+    """warmup_lr: gluon-face."""
+    return cfg.warmup_lr * np.ones_like(steps, np.float64)
+
+
+def warmup_arcface_torch(steps: Steps, cfg: edict) -> Steps:
+    """lr * k / warmup_steps, but the full lr in step 0: what arcface_torch's PolynomialLRWarmup really does."""
+    return np.where(np.equal(steps, 0), cfg.lr, cfg.lr * steps / cfg.warmup_steps)
+
+
+SCHEDULES = {'step': step_decay, 'multistep': multistep, 'cosine': cosine_decay,
+             'cosine_after_warmup': cosine_after_warmup, 'poly': poly, 'constant': constant}
+WARMUPS = {'scaled': warmup_scaled, 'linear': warmup_linear, 'constant': warmup_constant,
+           'arcface_torch': warmup_arcface_torch}
+
+
+def numbers(text: str) -> list:
+    """Return the whole numbers of '10,13,16', [] of ''; ValueError for anything else."""
+    try:
+        return [int(part) for part in text.split(',')] if text else []
+    except ValueError:
+        raise ValueError(f"'{text}': expected whole numbers with commas between them, such as 10,13,16") from None
+
+
+def learning_rate(steps: Steps, cfg: edict, steps_per_epoch: int, num_steps: int) -> np.ndarray:
+    """Return the float32 learning rate of each of `steps` (counted from 0) under cfg.lr_schedule and cfg.warmup."""
+    steps = np.asarray(steps)
+    rates = SCHEDULES[cfg.lr_schedule](steps, cfg, steps_per_epoch, num_steps)
+    if not cfg.warmup_steps:
+        return np.float32(rates)
+    first = WARMUPS[cfg.warmup](steps, cfg)
+    if cfg.warmup == 'scaled':
+        return np.float32(np.minimum(1.0, first) * rates)
+    return np.float32(np.where(steps < cfg.warmup_steps, first, rates))
+
+
+def scale_lr(cfg: edict, reference_batch: int, global_batch: int, steps_per_epoch: int) -> None:
     """Scale cfg.lr with the batch in place, and warm up over 5 epochs if the recipe does not (arXiv:1706.02677)."""
     cfg.lr *= global_batch / reference_batch
     if global_batch > reference_batch and not cfg.warmup_steps:
         cfg.warmup_steps = min(WARMUP_EPOCHS, max(1, cfg.epochs // 2)) * steps_per_epoch
 
 
-SCHEDULES = {'step': step_decay, 'cosine': cosine_decay}
+class Mhlr:
+    """Halves the rate where the loss stops falling (Gong et al., arXiv:2404.11118), at most 8 times.
 
-
-def learning_rate(steps, cfg, steps_per_epoch, num_steps):
-    """Return the float32 learning rate of each of `steps` (counted from 0) under cfg.lr_schedule.
-
-    The first cfg.warmup_steps rise linearly to the schedule.
+    `update(loss)` after each step; `multiplier` is what the next step's rate is multiplied with. The fall of the loss
+    is smoothed twice; the rate is halved once it has been below `threshold` for more than tau * num_steps steps. The
+    decision of one update takes effect in the next one, so a rate needs the losses up to two steps before it.
+    `state` is all there is to save. fastface: start as the FastFace repository does, whose first difference is not
+    smoothed the second time and decides for thousands of steps.
     """
-    steps = np.asarray(steps)
-    warmup = np.minimum(1.0, (steps + 1) / cfg.warmup_steps) if cfg.warmup_steps else 1.0
-    return np.float32(warmup * SCHEDULES[cfg.lr_schedule](steps, cfg, steps_per_epoch, num_steps))
+
+    LARGEST_NUMBER = 8
+
+    def __init__(self, num_steps: int, *, alpha: float = 1e-3, beta: float = 1e-3, threshold: float = 5e-5,
+                 tau: float = 0.05, factor: float = 2.0, fastface: bool = False):
+        self.alpha, self.beta, self.threshold, self.factor = alpha, beta, threshold, factor
+        self.patience, self.fastface = int(tau * num_steps), fastface
+        # multiplier, factor to apply, updates, last loss, smoothed fall, fall smoothed twice, steps below, halvings
+        self.state = np.array([1, 1, 0, 0, 0, 0, 0, 0], np.float64)
+
+    @property
+    def multiplier(self) -> float:
+        """What the next step's rate is multiplied with."""
+        return float(self.state[0])
+
+    def update(self, loss: float) -> bool:
+        """Take in the loss of a step; return whether the rate falls with the next one."""
+        multiplier, pending, num, last, fall, trend, below, halvings = self.state
+        multiplier *= pending
+        fall, trend = self._smoothed(num, last - loss, fall, trend)
+        wait, halve = below < self.patience, False
+        if num and trend < self.threshold:
+            below = below + 1 if wait else 0
+            halvings += not wait
+            halve = not wait and halvings <= self.LARGEST_NUMBER
+        elif num:
+            below = 0
+        self.state = np.array([multiplier, 1 / self.factor if halve else 1, num + 1, loss, fall, trend, below,
+                               halvings], np.float64)
+        return pending != 1
+
+    def _smoothed(self, num: float, difference: float, fall: float, trend: float) -> tuple:
+        """Return the smoothed fall and its own smoothed value after another difference of two losses."""
+        a, b = self.alpha, self.beta
+        if num == 0:
+            return 0.0, 0.0
+        if num == 1:
+            return a * difference / (b if self.fastface else 1.0), a * difference
+        fall = (1 - a) * fall + a * difference
+        return fall, b * fall + (1 - b) * trend
+
