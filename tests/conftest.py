@@ -18,6 +18,17 @@ atexit.register(shutil.rmtree, SCRATCH, ignore_errors=True)
 os.environ.setdefault('GLOG_v', '3')
 
 
+# files that take longest, in this order; started first, they do not keep one core busy at the end
+SLOW_FILES = ('test_docs.py', 'test_launch.py', 'test_resume.py', 'test_training.py', 'test_goldens_2.py',
+              'test_goldens_1.py', 'test_api.py', 'test_evaluation.py', 'test_deploy.py', 'test_fused_mfm.py')
+
+
+def pytest_collection_modifyitems(items):
+    """Run the slow files first."""
+    place = {name: i for i, name in enumerate(SLOW_FILES)}
+    items.sort(key=lambda item: place.get(item.path.name, len(place)))
+
+
 @pytest.fixture(scope='session')
 def real_faces(tmp_path_factory):
     """The real faces, laid out as the README's data set."""

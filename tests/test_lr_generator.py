@@ -65,7 +65,8 @@ MULTISTEP = ['lr=0.1', 'lr_schedule=multistep', 'lr_decay=0.1']
                            'warmup_lr=0.01'], 1000, 1),
     ('gluon_poly_p2_w100', [*GLUON, 'lr_schedule=poly', 'lr_power=2', 'warmup_steps=100'], 1000, 1),
     ('gluon_poly_p0.9_w0', [*GLUON, 'lr_schedule=poly', 'lr_power=0.9'], 1000, 1),
-    ('gluon_step_w50_const', [*MULTISTEP, 'lr_steps=300,600,900', 'warmup=constant', 'warmup_steps=50', 'warmup_lr=0.02'], 1000, 1)])
+    ('gluon_step_w50_const', [*MULTISTEP, 'lr_steps=300,600,900', 'warmup=constant', 'warmup_steps=50',
+                              'warmup_lr=0.02'], 1000, 1)])
 def test_schedules_of_the_well_known_repositories(goldens, key, settings, num_steps, per_epoch):
     expected = goldens[f'schedule/{key}']
     found = learning_rate(np.arange(len(expected)), get_config(settings=settings), per_epoch, num_steps)
