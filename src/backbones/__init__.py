@@ -6,16 +6,21 @@ from collections.abc import Mapping
 from typing import Any, Optional
 
 from src.backbone import Backbone
-from src.backbones.iresnet import IResNet100, IResNet18, IResNet200, IResNet34, IResNet50
-from src.backbones.resnet_ir import ResNet100IR, ResNet100IRSE, ResNet152IR, ResNet152IRSE, ResNet50IR, ResNet50IRSE
-from src.backbones.mobilefacenet import MobileFaceNet, MobileFaceNetH4, MobileFaceNetY1, MobileFaceNetY2
-from src.backbones.mbf import MBF, MBFLarge
-from src.backbones.swin import SwinSmall, SwinTiny
-from src.backbones.vit import ViTBase, ViTHuge, ViTLarge, ViTSmall, ViTTiny
-from src.backbones.lightcnn_variants import LightCNN29FaceXZoo, LightCNNV4
-from src.backbones.ghostnet import GhostNet
+from src.backbones.attentionnet import AttentionNet56, AttentionNet92
 from src.backbones.efficientnet import EfficientNetB0
+from src.backbones.ghostnet import GhostNet
+from src.backbones.hrnet import HRNetW18
+from src.backbones.iresnet import IResNet18, IResNet34, IResNet50, IResNet100, IResNet200
+from src.backbones.lightcnn_variants import LightCNN29FaceXZoo, LightCNNV4
+from src.backbones.mbf import MBF, MBFLarge
+from src.backbones.mobilefacenet import MobileFaceNet, MobileFaceNetH4, MobileFaceNetY1, MobileFaceNetY2
+from src.backbones.repvgg import RepVGGA0, RepVGGB0, RepVGGB1
+from src.backbones.resnest import ResNeSt50
+from src.backbones.resnet_ir import ResNet50IR, ResNet50IRSE, ResNet100IR, ResNet100IRSE, ResNet152IR, ResNet152IRSE
+from src.backbones.rexnet import ReXNet, ReXNetSE
+from src.backbones.swin import SwinSmall, SwinTiny
 from src.backbones.tf_nas import TFNASA
+from src.backbones.vit import ViTBase, ViTHuge, ViTLarge, ViTSmall, ViTTiny
 from src.initializers import Init
 from src.lightcnn import LightCNN9, LightCNN29, LightCNN29v2
 from src.options import checked_options, entry
@@ -53,6 +58,15 @@ BACKBONES = {
     'ghostnet': GhostNet,
     'efficientnet_b0': EfficientNetB0,
     'tf_nas_a': TFNASA,
+    'repvgg_a0': RepVGGA0,
+    'repvgg_b0': RepVGGB0,
+    'repvgg_b1': RepVGGB1,
+    'hrnet_w18': HRNetW18,
+    'resnest50': ResNeSt50,
+    'attentionnet56': AttentionNet56,
+    'attentionnet92': AttentionNet92,
+    'rexnet_1.0': ReXNet,
+    'rexnet_1.0_se': ReXNetSE,
 }
 # other names under which people know the same networks
 ALIASES = {
@@ -85,6 +99,15 @@ ALIASES = {
     'facexzoo_ghostnet': 'ghostnet',
     'facexzoo_efficientnet_b0': 'efficientnet_b0',
     'facexzoo_tf_nas_a': 'tf_nas_a',
+    'facexzoo_repvgg_a0': 'repvgg_a0',
+    'facexzoo_repvgg_b0': 'repvgg_b0',
+    'facexzoo_repvgg_b1': 'repvgg_b1',
+    'facexzoo_hrnet_w18': 'hrnet_w18',
+    'facexzoo_resnest50': 'resnest50',
+    'facexzoo_attentionnet56': 'attentionnet56',
+    'facexzoo_attentionnet92': 'attentionnet92',
+    'facexzoo_rexnet_1.0': 'rexnet_1.0',
+    'facexzoo_rexnet_1.0_se': 'rexnet_1.0_se',
 }
 
 

@@ -9,7 +9,7 @@ from mindspore import Parameter, Tensor, nn, ops
 
 from src.backbone import COMMON_OPTIONS, Backbone
 from src.backbones.blocks import batch_norm_1d
-from src.backbones.transformer import (Attention, Mlp, PatchEmbed, drop_path, drop_path_rates, layer_norm, projection)
+from src.backbones.transformer import Attention, Mlp, PatchEmbed, drop_path, drop_path_rates, layer_norm, projection
 from src.initializers import Init, truncated_normal
 from src.options import Option
 
@@ -166,8 +166,8 @@ class Swin(Backbone):
             layer_norm(DIMS[-1]), nn.Flatten(), projection(init, tokens * DIMS[-1], self.embedding_size),
             batch_norm_1d(self.embedding_size)])
 
-    def construct(self, images, noise=None):
-        x = self.patch_embed(images)                              # (N, C, S, S) -> (N, (S / 4)**2, 96)
+    def construct(self, x, noise=None):
+        x = self.patch_embed(x)                              # (N, C, S, S) -> (N, (S / 4)**2, 96)
         for i, stage in enumerate(self.layers):
             x = stage(x, None if noise is None else noise[:, 2 * self.ends[i]:2 * self.ends[i + 1]])
         return self.output_layer(x)                               # (N, (S / 32)**2, 768) -> (N, D)

@@ -11,7 +11,7 @@ from mindspore import dtype as mstype
 
 from src.backbone import COMMON_OPTIONS, Backbone
 from src.backbones.blocks import batch_norm_1d
-from src.backbones.transformer import (Attention, Mlp, PatchEmbed, drop_path, drop_path_rates, layer_norm, projection)
+from src.backbones.transformer import Attention, Mlp, PatchEmbed, drop_path, drop_path_rates, layer_norm, projection
 from src.initializers import Init, normal, truncated_normal
 from src.options import Option
 
@@ -87,8 +87,8 @@ class ViT(Backbone):
             projection(init, self.dim, self.embedding_size, bias=False),
             batch_norm_1d(self.embedding_size, eps=_FEATURE_EPS)])
 
-    def construct(self, images, noise=None):
-        x = self.patch_embed(images) + self.pos_embed             # (N, C, S, S) -> (N, T, dim)
+    def construct(self, x, noise=None):
+        x = self.patch_embed(x) + self.pos_embed             # (N, C, S, S) -> (N, T, dim)
         if noise is None or self.mask_ratio == 0:
             x = self.norm(self.encoded(x, noise))
         else:

@@ -2,7 +2,9 @@
 import pytest
 from golden import check_embedding, table_row
 
-KEYS = ('arcface_torch_vit_t', 'arcface_torch_vit_s', 'arcface_torch_vit_b', 'facexzoo_swin_t', 'facexzoo_swin_s')
+KEYS = ('arcface_torch_vit_t', 'arcface_torch_vit_s', 'arcface_torch_vit_b', 'facexzoo_swin_t', 'facexzoo_swin_s',
+        'facexzoo_repvgg_a0', 'facexzoo_repvgg_b0', 'facexzoo_repvgg_b1', 'facexzoo_hrnet_w18', 'facexzoo_resnest50',
+        'facexzoo_attentionnet56', 'facexzoo_attentionnet92', 'facexzoo_rexnet_1.0', 'facexzoo_rexnet_1.0_se')
 
 
 @pytest.mark.parametrize('key', KEYS)
