@@ -6,26 +6,83 @@
 from collections.abc import Mapping
 from typing import Any, Optional
 
-from src.heads.cosface import CosFace
-from src.heads.head import Head
-from src.heads.softmax import Softmax
+from src.heads.adaptive import AdaCos, AdaFace, MagFace
+from src.heads.arcface import ArcFace, Combined, ExpFace, SubcenterArcFace
+from src.heads.cosface import AdaMSoftmax, CosFace, NormFace
+from src.heads.hard_negatives import (
+    ArcNegFace,
+    CircleLoss,
+    CurricularFace,
+    MVArcSoftmax,
+    MVSoftmax,
+    NPCFace,
+    SVXSoftmax,
+)
+from src.heads.head import Head, option_table
+from src.heads.lgm import LGM
+from src.heads.pairs import MPS, Contrastive
+from src.heads.softmax import CenterSoftmax, GitSoftmax, L2Softmax, RingSoftmax, Softmax
+from src.heads.sphereface import SphereFace, SphereFaceR
+from src.heads.triplet import Triplet
+from src.heads.unified import UnifiedCosFace, UnifiedExpFace
 from src.initializers import Init
 from src.options import checked_options, entry
 
 HEADS = {
     'softmax': Softmax,
+    'l2_softmax': L2Softmax,
+    'normface': NormFace,
     'cosface': CosFace,
+    'arcface': ArcFace,
+    'combined': Combined,
+    'subcenter_arcface': SubcenterArcFace,
+    'expface': ExpFace,
+    'sphereface': SphereFace,
+    'sphereface_r': SphereFaceR,
+    'adam_softmax': AdaMSoftmax,
+    'adacos': AdaCos,
+    'adaface': AdaFace,
+    'magface': MagFace,
+    'mv_softmax': MVSoftmax,
+    'mv_arc_softmax': MVArcSoftmax,
+    'svx_softmax': SVXSoftmax,
+    'arcnegface': ArcNegFace,
+    'curricularface': CurricularFace,
+    'npcface': NPCFace,
+    'circle': CircleLoss,
+    'unified_cosface': UnifiedCosFace,
+    'unified_expface': UnifiedExpFace,
+    'center': CenterSoftmax,
+    'git': GitSoftmax,
+    'ring': RingSoftmax,
+    'lgm': LGM,
+    'triplet': Triplet,
+    'contrastive': Contrastive,
+    'mps': MPS,
+}
+
+ALIASES = {                                  # {another name in the literature: the name here}
+    'l2softmax': 'l2_softmax', 'norm_softmax': 'normface', 'nsoftmax': 'normface', 'coco': 'normface',
+    'coco_loss': 'normface', 'naiveface': 'normface', 'am_softmax': 'cosface', 'amsoftmax': 'cosface',
+    'combined_margin': 'combined', 'a_softmax': 'sphereface', 'asoftmax': 'sphereface',
+    'sphereface_r_v2': 'sphereface_r', 'adaptiveface': 'adam_softmax', 'mv_am_softmax': 'mv_softmax',
+    'mv_softmax_am': 'mv_softmax',
+    'mv_softmax_arc': 'mv_arc_softmax', 'mv_arc': 'mv_arc_softmax', 'mv_am': 'mv_softmax', 'svx': 'svx_softmax',
+    'sv_x_softmax': 'svx_softmax', 'arcneg': 'arcnegface', 'curricular': 'curricularface', 'circle_loss': 'circle',
+    'unified': 'unified_cosface', 'uniface': 'unified_cosface', 'sub_center_arcface': 'subcenter_arcface',
+    'subcenter': 'subcenter_arcface', 'center_loss': 'center', 'git_loss': 'git', 'ring_loss': 'ring', 'l_gm': 'lgm',
+    'lgm_loss': 'lgm', 'triplet_loss': 'triplet', 'contrastive_loss': 'contrastive',
 }
 
 
 def head_class(name: str) -> type:
     """Return the class of a head; ValueError lists the known names."""
-    return entry('head', HEADS, name)
+    return entry('head', HEADS, ALIASES.get(name, name))
 
 
 def head_options(name: str, given: Mapping) -> dict:
     """Return all options of a head, `given` ones checked; ValueError for what it does not take."""
-    return checked_options(f'head {name}', head_class(name).OPTIONS, given)
+    return checked_options(f'head {name}', option_table(head_class(name)), given)
 
 
 def build_head(name: str, num_classes: int, embedding_size: int, *, init: Optional[Init] = None,

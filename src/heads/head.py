@@ -1,47 +1,94 @@
-"""What every head is: a Cell from embeddings and labels to the loss and the number of top-1 hits."""
+"""What every head is: a Cell from embeddings and labels to the loss and the number of top-1 hits.
+
+    loss, hits = head(embedding, labels)               # (N, D), not normalised; (N,) int32
+    head.set_ranks(rank, rank_size)                    # statistics are then those of the global batch
+"""
 from typing import Any
 
 from mindspore import Parameter, Tensor, nn, ops
 from mindspore import dtype as mstype
 
+from src.heads.penalties import PENALTY_OPTIONS, Penalties
+from src.heads.ranks import Ranks
 from src.initializers import Init
+
+SHORTEST = {True: 1e-3, False: 1e-6}     # rows shorter than this are not stretched to length 1; True: float16
+
+
+def norms(x: Tensor) -> Tensor:
+    """Return the lengths (N, 1) float32 of the rows of x (N, D), at least SHORTEST; no gradient below that."""
+    shortest = SHORTEST[x.dtype == mstype.float16]
+    x = x.astype(mstype.float32)
+    return ops.sqrt(ops.maximum((x * x).sum(1, keepdims=True), shortest * shortest))
 
 
 def unit(x: Tensor) -> Tensor:
-    """Return the rows of x (N, D) at length 1, in float32; a zero row stays zero."""
-    x = x.astype(mstype.float32)
-    return x / ops.sqrt((x * x).sum(1, keepdims=True) + 1e-12)
+    """Return the rows of x (N, D) at length 1, in float32; a zero row stays zero, and no gradient overflows."""
+    return x.astype(mstype.float32) / norms(x)
 
 
 class Head(nn.Cell):
     """head(embedding (N, D), labels (N,) int32) -> (mean loss, number of top-1 hits), both float32 scalars.
 
     `weight` (C, D) holds a vector a class. What else a head remembers (a scale, a running mean) is a Parameter that
-    takes no gradient, so that a checkpoint saves it. OPTIONS: {name: Option}.
+    takes no gradient, so that a checkpoint saves it. OPTIONS: {name: Option}. A subclass gives `logits`, or
+    `loss_of_batch` where the loss is no cross-entropy.
     """
 
     OPTIONS = {}
     batch_statistics = False     # whether it looks at the batch as a whole: the batch cannot be split then
     flat_settings = {}           # {option: the older setting of src/config.py that gives it}
+    has_weight = True            # whether there is a vector a class, to which penalties can be added
 
     def __init__(self, num_classes: int, embedding_size: int, init: Init, options: dict):
         super().__init__()
         self.num_classes, self.embedding_size, self.options = num_classes, embedding_size, dict(options)
-        self.weight = Parameter(self.initial_weight(init), name='weight')
+        self.ranks = Ranks()
+        self.penalties = None
+        if self.has_weight:
+            self.weight = Parameter(self.initial_weight(init), name='weight')
+            if any(options.get(name, 0) for name in ('center', 'git', 'ring', 'magnitude')):
+                self.penalties = Penalties(num_classes, embedding_size, init, options, self.ranks)
+                self.batch_statistics = self.batch_statistics or self.penalties.batch_statistics
 
     def initial_weight(self, init: Init) -> Tensor:
         """Return the first class weight (C, D)."""
         return init(self.num_classes, self.embedding_size)
 
+    def set_ranks(self, rank: int, rank_size: int) -> None:
+        """Say which rank of how many this is, so that statistics are those of the batches of all ranks."""
+        self.ranks.set(rank, rank_size)
+
     def parameter_group(self, name: str, cfg: Any) -> tuple:
         """Return (learning-rate multiple, weight decay) of the parameter `name` of this head."""
         if name.endswith('bias'):
             return cfg.fc2_bias_lr_mult, cfg.fc2_bias_weight_decay
-        return cfg.fc2_weight_lr_mult, cfg.fc2_weight_decay
+        if name.endswith('weight'):
+            return cfg.fc2_weight_lr_mult, cfg.fc2_weight_decay
+        return 1.0, 0.0                          # margins, centres, radii: decay would pull them to zero
+
+    def construct(self, embedding, labels):
+        loss, hits = self.loss_of_batch(embedding, labels)
+        if self.penalties is not None:
+            loss = loss + self.penalties(embedding, labels)
+        return loss, hits
+
+    def loss_of_batch(self, embedding, labels):
+        """Return (loss, hits) without penalties."""
+        return loss_and_hits(self.logits(embedding, labels), labels)
+
+
+def option_table(head: type) -> dict:
+    """Return all options of a head: its own, and those of the penalties that can be added to it."""
+    return {**PENALTY_OPTIONS, **head.OPTIONS} if head.has_weight else dict(head.OPTIONS)
 
 
 def loss_and_hits(logits: Tensor, labels: Tensor) -> tuple:
     """Return (mean cross-entropy, number of rows whose largest logit is the label's) of logits (N, C)."""
     logits = logits.astype(mstype.float32)
-    hits = (logits.argmax(1).astype(mstype.int32) == labels).astype(mstype.float32).sum()
-    return ops.cross_entropy(logits, labels), hits
+    return ops.cross_entropy(logits, labels), count_hits(logits, labels)
+
+
+def count_hits(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return the number of rows of logits (N, C) whose largest is the label's, float32."""
+    return (logits.argmax(1).astype(mstype.int32) == labels).astype(mstype.float32).sum()
