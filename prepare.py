@@ -11,6 +11,7 @@ TOOLS = {
     'align': ('src.data.align', 'photographs to aligned faces'),
     'pack': ('src.data.pack', 'many small pictures to a few large files'),
     'audit': ('src.data.audit', 'what is wrong with a training list'),
+    'zoo': ('src.zoo', 'a table of all backbones'),
 }
 
 

@@ -25,7 +25,7 @@ LAYERS = [
     {'cpu', 'initializers', 'backbone', 'lightcnn', 'backbones', 'heads', 'weights', 'dataset', 'embedding'},
     {'config', 'cli'},
     {'training', 'protocols', 'deploy'},
-    {'evaluation', 'api'},
+    {'evaluation', 'api', 'zoo'},
     {'compare', 'convert', 'get_list'},          # commands that stand in src
 ]
 NEED_NO_MINDSPORE = [
@@ -33,6 +33,7 @@ NEED_NO_MINDSPORE = [
     'training.log', 'training.hccl', 'training.launch', 'training.plot', 'deploy.exchange', 'deploy.onnx_backend',
     *(f'{folder}.{file.stem}' for folder in ('data', 'scoring')
       for file in (PROJECT / 'src' / folder).glob('[a-z]*.py'))]
+SOURCES = [*sorted((PROJECT / 'src').rglob('*.py')), *sorted(PROJECT.glob('*.py'))]
 ENV = {**os.environ, 'VIRTUAL_ENV': sys.prefix, 'PATH': f"{sys.prefix}/bin:{os.environ['PATH']}",
        'DEVICE_TARGET': 'CPU'}
 
@@ -79,6 +80,41 @@ def test_only_commands_in_src_change_the_path():
 def test_commands_are_short():
     for name in COMMANDS:
         assert len((PROJECT / f'{name}.py').read_text().splitlines()) <= 100, name
+
+
+def functions(node, is_public=True):
+    """Yield (function, whether it is public) of everything defined in a syntax tree, nested functions too."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.FunctionDef):
+            named = child.name == '__init__' or child.name[0] != '_'
+            yield child, is_public and named and child.name not in ('construct', 'bprop')      # MindSpore's own
+            yield from functions(child, False)
+        else:
+            yield from functions(child, is_public)
+
+
+def untyped(function):
+    """Return the arguments of a function that have no annotation, and 'return' if its result has none."""
+    spec = function.args
+    arguments = [*spec.posonlyargs, *spec.args, *spec.kwonlyargs, *filter(None, (spec.vararg, spec.kwarg))]
+    names = [a.arg for a in arguments if a.annotation is None and a.arg not in ('self', 'cls')]
+    return names + ['return'] * (function.returns is None and function.name != '__init__')
+
+
+def test_public_functions_are_typed():
+    found = [f'{file.relative_to(PROJECT)}:{function.lineno} {function.name}: {", ".join(names)}'
+             for file in SOURCES for function, is_public in functions(ast.parse(file.read_text()))
+             if is_public and (names := untyped(function))]
+    assert not found, '\n'.join(found)
+
+
+def test_functions_and_files_are_short():
+    long = [f'{file.relative_to(PROJECT)}: {count} lines' for file in SOURCES
+            if (count := len(file.read_text().splitlines())) > 350]
+    long += [f'{file.relative_to(PROJECT)}:{function.lineno} {function.name}: {count} lines' for file in SOURCES
+             for function, _ in functions(ast.parse(file.read_text()))
+             if (count := function.end_lineno - function.lineno + 1) > 50]
+    assert not long, '\n'.join(long)
 
 
 def test_these_need_no_mindspore():
