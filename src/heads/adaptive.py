@@ -9,6 +9,7 @@ from mindspore import Parameter, Tensor, ops
 from mindspore import dtype as mstype
 
 from src.heads.cosine import DERIVATIVE, FILTER, CosineHead, margin_option, picked, replaced, scale_option
+from src.heads.head import log_sum_exp
 from src.heads.margin import angle, turned_by_rule
 from src.heads.penalties import bounded_norms
 from src.heads.ranks import gathered
@@ -53,12 +54,6 @@ class AdaCos(CosineHead):
             filtered = ops.select(cosine > self.filter, ops.zeros_like(cosine), cosine)
             cosine = replaced(filtered, labels, picked(cosine, labels))
         return scale * cosine
-
-
-def log_sum_exp(x: Tensor) -> Tensor:
-    """Return the logarithm of the sum of exponentials over axis 1, (N, C) -> (N, 1)."""
-    highest = x.max(1, keepdims=True)
-    return highest + ops.log(ops.exp(x - highest).sum(1, keepdims=True))
 
 
 class AdaFace(CosineHead):

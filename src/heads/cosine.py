@@ -5,7 +5,7 @@ A head gives `target` (the target cosine's new value) and, if it touches the oth
 from mindspore import Tensor, ops
 from mindspore import dtype as mstype
 
-from src.heads.head import Head, unit
+from src.heads.head import Head, accurate_loss_and_hits, unit
 from src.heads.margin import straight_through
 from src.initializers import Init
 from src.options import Option
@@ -53,6 +53,10 @@ class CosineHead(Head):
     def scaled(self, cosine, embedding):
         """Return the logits of the new cosines (N, C)."""
         return self.scale * cosine
+
+    def loss_of_batch(self, embedding, labels):
+        """Return (loss, hits) without penalties."""
+        return accurate_loss_and_hits(self.logits(embedding, labels), labels)
 
     def logits(self, embedding, labels):
         """Return (N, C) with the margin."""

@@ -100,7 +100,7 @@ class ArcNegFace(CosineHead):
     def negatives(self, cosine, t, new):
         """Return the weighted negatives."""
         away = ops.stop_gradient(cosine - new)
-        weight = self.options['alpha'] * ops.exp(away * away / -self.options['sigma'])
+        weight = self.options['alpha'] * (1.0 + ops.expm1(away * away / -self.options['sigma']))     # exp is less exact
         return weight * cosine + (weight - 1.0)
 
 

@@ -12,19 +12,24 @@ from src.heads.penalties import PENALTY_OPTIONS, Penalties
 from src.heads.ranks import Ranks
 from src.initializers import Init
 
-SHORTEST = {True: 1e-3, False: 1e-6}     # rows shorter than this are not stretched to length 1; True: float16
+SHORTEST_HALF = 1e-3         # float16 rows shorter than this are not stretched to length 1: gradients would overflow
 
 
 def norms(x: Tensor) -> Tensor:
-    """Return the lengths (N, 1) float32 of the rows of x (N, D), at least SHORTEST; no gradient below that."""
-    shortest = SHORTEST[x.dtype == mstype.float16]
-    x = x.astype(mstype.float32)
-    return ops.sqrt(ops.maximum((x * x).sum(1, keepdims=True), shortest * shortest))
+    """Return the lengths (N, 1) float32 of the rows of x (N, D), at least 1e-6; of float16 rows, SHORTEST_HALF."""
+    return _lengths(x.astype(mstype.float32), x.dtype == mstype.float16)
+
+
+def _lengths(x: Tensor, is_half: bool) -> Tensor:
+    power = (x * x).sum(1, keepdims=True)
+    return ops.sqrt(ops.maximum(power, SHORTEST_HALF * SHORTEST_HALF) if is_half else power + 1e-12)
 
 
 def unit(x: Tensor) -> Tensor:
     """Return the rows of x (N, D) at length 1, in float32; a zero row stays zero, and no gradient overflows."""
-    return x.astype(mstype.float32) / norms(x)
+    is_half = x.dtype == mstype.float16
+    x = x.astype(mstype.float32)
+    return x / _lengths(x, is_half)
 
 
 class Head(nn.Cell):
@@ -87,6 +92,25 @@ def loss_and_hits(logits: Tensor, labels: Tensor) -> tuple:
     """Return (mean cross-entropy, number of rows whose largest logit is the label's) of logits (N, C)."""
     logits = logits.astype(mstype.float32)
     return ops.cross_entropy(logits, labels), count_hits(logits, labels)
+
+
+def accurate_loss_and_hits(logits: Tensor, labels: Tensor) -> tuple:
+    """Return what `loss_and_hits` returns; a loss far below 1 keeps its digits, which 1 - p loses in float32.
+
+    loss = softplus(l), l the logarithm of the sum over j != y of exp(z_j - z_y).
+    """
+    index = labels.reshape(-1, 1)
+    own = ops.gather_elements(logits, 1, index)
+    others = ops.tensor_scatter_elements(logits, index, ops.fill(mstype.float32, own.shape, -1e30), 1)
+    total = log_sum_exp(others) - own
+    losses = ops.relu(total) + ops.log1p(ops.exp(-ops.abs(total)))          # (N, 1)
+    return losses.mean(), count_hits(logits, labels)
+
+
+def log_sum_exp(x: Tensor) -> Tensor:
+    """Return the logarithm of the sum of exponentials over axis 1, (N, C) -> (N, 1)."""
+    highest = ops.stop_gradient(x.max(1, keepdims=True))
+    return highest + ops.log(ops.exp(x - highest).sum(1, keepdims=True))
 
 
 def count_hits(logits: Tensor, labels: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from head_goldens import CASES, LEFT_OUT, GoldenHead, golden_names, goldens
 
 
 LIMIT = 1e-5
+SMALL, LIMIT_SMALL = 1e-3, 4e-5          # a loss this small is a sum of exp(64 cos): a cosine's rounding counts 64 times
 ARRAYS = ('grad_', 'loss', 'scale', 't', 'adam_after', 'batch_mean', 'batch_std', 'it', 'bias')
 UNUSED = {                               # {array: why no head gives it}
     'loss_per_sample': 'heads give means', 'triplets': 'tested through loss and gradients, and by itself below',
@@ -42,6 +43,11 @@ def difference(ours, theirs):
     return float(np.abs(ours - theirs).max() / (np.abs(theirs).max() or 1.0))
 
 
+def limit_of(name):
+    """Return how far our array may be from the golden one called `name`."""
+    return LIMIT_SMALL if name.endswith('/loss') and goldens()[name] < SMALL else LIMIT
+
+
 def compared(key, head, prefix, ours):
     """Return {golden key: difference} of the arrays below `prefix`."""
     names = [name for name in goldens() if name.startswith(prefix) and '/' not in name[len(prefix):]]
@@ -62,7 +68,8 @@ def test_a_head_meets_its_goldens(key):
     assert found
     worst = max(found, key=found.get)
     print(f"\n{key:40} {CASES[key].head:18} {len(found):3} arrays, {found[worst]:.1e} ({worst[len(key) + 1:]})", end='')
-    assert found[worst] < LIMIT, {name: value for name, value in found.items() if value >= LIMIT}
+    beyond = {name: value for name, value in found.items() if value > limit_of(name)}
+    assert not beyond
 
 
 def test_no_golden_is_forgotten():
