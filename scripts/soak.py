@@ -42,7 +42,7 @@ def corrupt(ckpt_dir, rng):
         return None
     newest = Path(files[-1])
     data = newest.read_bytes()
-    how = rng.choice(['cut off', 'one byte changed', 'metadata cut off', 'metadata gone', 'left-over temporary file'])
+    how = rng.choice(['cut off', 'one byte changed', 'metadata cut off', 'metadata gone', 'old temporary file'])
     if how == 'cut off':
         newest.write_bytes(data[:rng.randrange(len(data))])
     elif how == 'one byte changed':
@@ -108,8 +108,8 @@ def main():
         print(f'training {num_trainings}: equal in all {len(expected)} parameters, bit for bit; so far '
               f'{sum(done.values())} disturbances', flush=True)
         shutil.rmtree(ckpt_dir)
-    for what, number in sorted(done.items()):
-        print(f'{number:5}  {what}')
+    for disturbance, number in sorted(done.items()):
+        print(f'{number:5}  {disturbance}')
     print(f'{num_trainings} disturbed trainings in {(time.time() - begin) / 60:.1f} minutes, all equal to the '
           'undisturbed one, bit for bit')
     shutil.rmtree(work)

@@ -7,7 +7,7 @@
     scored = api.score('lfw', features, names, cfg)          # numbers, table, curves
 
 `network(images)` takes (N, C, S, S) float32 in `network.face_format` and returns (N, D) float32. Errors are ValueError,
-FileNotFoundError or OSError with one line that says what, where and what is expected.
+FileNotFoundError or OSError with one line that names the file, the problem and the expected content.
 """
 import os
 from collections.abc import Callable, Sequence
@@ -29,8 +29,8 @@ def load_network(file: str, *, network_type: Optional[str] = None, face_format: 
                  backend: str = 'mindspore', device_target: str = 'auto', device_id: Optional[str] = None) -> Network:
     """Return the network in `file`: a checkpoint, a folder of them (its newest one), or an exported .onnx file.
 
-    network_type: what the checkpoint must hold (None: any). face_format: takes the place of the one in the metadata.
-    backend: 'mindspore', or 'onnx' to run it in ONNX Runtime. Raises FileNotFoundError or ValueError.
+    network_type: the backbone that the checkpoint must hold (None: any). face_format: overrides the one in the
+    metadata. backend: 'mindspore', or 'onnx' for ONNX Runtime. Raises FileNotFoundError or ValueError.
     """
     machine = device.set_up(device_target, device_id)
     if file.endswith('.onnx'):
@@ -44,7 +44,7 @@ def load_network(file: str, *, network_type: Optional[str] = None, face_format: 
 
 def initial_network(cfg: edict, *, backend: str = 'mindspore', device_target: str = 'auto',
                     device_id: Optional[str] = None) -> Network:
-    """Return the network of a recipe with its initial weights: what no training at all gives."""
+    """Return the network of a recipe with its initial weights, not trained."""
     machine = device.set_up(device_target, device_id)
     from src.training.network import initial_backbone
     backbone = initial_backbone(cfg, None if backend == 'onnx' else machine.target)
@@ -75,8 +75,8 @@ def compare(a: np.ndarray, b: np.ndarray) -> float:
 def score(name: str, features: np.ndarray, names: list, cfg: edict) -> Scored:
     """Return the result of protocol `name`: `.numbers` in percent, `.points`, and `report.table(scored)` as text.
 
-    features: (N, D), row i belongs to the image names[i]; a name counts without folder and extension. cfg: where the
-    protocol's files are, from `get_config(dataset_path=...)`.
+    features: (N, D), row i belongs to the image names[i]; a name counts without folder and extension. cfg: the paths of
+    the protocol's files, from `get_config(dataset_path=...)`.
     """
     return protocol(name).score(cfg, in_order(features, names))
 

@@ -1,4 +1,4 @@
-"""What the entry scripts share: common flags, and errors as one line."""
+"""The flags that the commands share, and errors as one line."""
 import argparse
 import os
 import sys
@@ -23,19 +23,19 @@ def add_config_flags(flags: argparse.ArgumentParser, default_recipe: str = 'ligh
     flags.add_argument('--set', nargs='+', action='extend', default=[], metavar='KEY=VALUE', dest='settings',
                        help='settings that differ from the recipe, see src/config.py')
     flags.add_argument('--dataset_path', metavar='DIR', help='folder that relative data paths are joined to')
-    flags.add_argument('--assume_format', default='', choices=list(FACE_FORMATS), help='what the pictures are, where '
-                       'their sizes say otherwise')
+    flags.add_argument('--assume_format', default='', choices=list(FACE_FORMATS), help='face format '
+                       'of the pictures, overrides the one that their sizes imply')
 
 
 def add_device_flags(flags: argparse.ArgumentParser) -> None:
     """Add --device_target and --device_id."""
     flags.add_argument('--device_target', default='auto', help=f"auto, {', '.join(TARGETS)}; auto takes the first "
-                       'of them that is there')
+                       'of them that is available')
     flags.add_argument('--device_id', help="which card (default: the environment's DEVICE_ID, else 0)")
 
 
 def add_eval_flags(flags: argparse.ArgumentParser, list_key: str, list_help: str) -> None:
-    """Add what both protocols take: a checkpoint or ready-made features, files that override the recipe's, --json."""
+    """Add the flags of LFW and BLUFR: a checkpoint or ready-made features, files that override the recipe's, --json."""
     add_source_flags(flags)
     add_result_flags(flags)
     flags.add_argument('--root_path', metavar='DIR', help='image folder')
@@ -51,29 +51,29 @@ def add_protocol_file_flags(flags: argparse.ArgumentParser) -> None:
 
 
 def add_source_flags(flags: argparse.ArgumentParser) -> None:
-    """Add what features come from: a network, or a file of them."""
+    """Add the source of features: a network, or a file of them."""
     add_config_flags(flags)
     add_device_flags(flags)
     source = flags.add_mutually_exclusive_group(required=True)
     source.add_argument('--resume', '--ckpt_file', metavar='CKPT', dest='ckpt',
                         help='checkpoint of any LightCNN training, a folder (its newest one), or an .onnx file')
     source.add_argument('--features', metavar='FILE.npy', help='score these features, rows in list order, instead')
-    source.add_argument('--untrained', action='store_true', help="the recipe's network with its initial weights: what "
-                        'no training at all scores')
+    source.add_argument('--untrained', action='store_true', help="the recipe's network with its initial weights, "
+                        'not trained')
     flags.add_argument('--backend', choices=('mindspore', 'onnx'), default='mindspore', help='onnx: embed in ONNX '
                        'Runtime (pip install onnx onnxruntime)')
     flags.add_argument('--save_features', metavar='FILE.npy', help='keep the features, rows in list order')
     flags.add_argument('--no_cache', action='store_true', help='embed all images again; else features kept beside the '
                        'checkpoint are taken')
     flags.add_argument('--batch_size', type=int, default=64, help='images a batch (default %(default)s)')
-    flags.add_argument('--face_format', choices=list(FACE_FORMATS), help="what the network takes, in place of what its "
-                       'metadata say')
+    flags.add_argument('--face_format', choices=list(FACE_FORMATS), help="face format of the network, overrides that "
+                       'in its metadata')
 
 
 def add_result_flags(flags: argparse.ArgumentParser) -> None:
-    """Add what can be written about a result."""
+    """Add the files that can be written about a result, and --compare."""
     flags.add_argument('--json', metavar='FILE', help='write the numbers, in percent, as JSON')
-    flags.add_argument('--thresholds', metavar='FILE', help='where the operating points go (default thresholds.json, '
+    flags.add_argument('--thresholds', metavar='FILE', help='file of the operating points (default thresholds.json, '
                        'with --report in its folder)')
     flags.add_argument('--report', metavar='DIR', help='write DIR/report.html: both protocols, curves, worst pairs')
     flags.add_argument('--compare', metavar='FILE', help="another model's features (.npy) or --json result (.json) on "

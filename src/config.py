@@ -2,8 +2,8 @@
 
     cfg = get_config("lightcnn9_celebrities", ["lr=0.02", "epochs=5"], dataset_path="/data/faces")
 
-A recipe is a function that returns an edict; a variant calls another recipe and shows only what differs.
-An unknown key, a value of the wrong type or out of range is a ValueError that lists what is allowed.
+A recipe is a function that returns an edict; a variant calls another recipe and changes a few settings.
+An unknown key, a value of the wrong type or out of range is a ValueError that lists the allowed ones.
 """
 import copy
 import os
@@ -57,8 +57,8 @@ lightcnn_cfg = edict({
     'fc2_bias_weight_decay': 0.0,
     'seed': 1,
     # pictures: resized to resize_size, a random crop of image_size is trained on
-    'face_format': 'lightcnn',       # what the network takes, a name of src/data/face_format.py
-    'assume_format': '',             # what the pictures are, where their sizes say otherwise
+    'face_format': 'lightcnn',       # of the network's input, a name of src/data/face_format.py
+    'assume_format': '',             # of the pictures, overrides the one that their sizes imply
     'image_size': 128,
     'resize_size': 144,
     'augment': 'crop_flip',          # 'strong': turn, scale, light, blur and an erased patch as well
@@ -148,7 +148,7 @@ RECIPES = {f.__name__: f for f in (lightcnn9_ms1m, lightcnn9_celebrities, quicks
 def get_config(recipe: str = 'lightcnn9_ms1m', settings: Iterable = (), dataset_path: Optional[str] = None) -> edict:
     """Return the checked settings of `recipe` after the `key=value` strings in `settings`.
 
-    Relative paths are joined to `dataset_path`; a protocol file or list that is not there is taken from the
+    Relative paths are joined to `dataset_path`; a missing protocol file or list is taken from the
     project's own folder where it has one. Raises ValueError for anything that is not allowed.
     """
     if recipe not in RECIPES:
@@ -191,7 +191,7 @@ def check_config(cfg: edict) -> None:
 def _check_parts(cfg: edict) -> None:
     """Raise ValueError for an unknown backbone or head, or an option that it does not take.
 
-    The default parts without options are what most evaluations have; they are not worth loading MindSpore for.
+    Most evaluations have the default parts without options; they are not worth loading MindSpore for.
     """
     if cfg.network_type.startswith('LightCNN_') and cfg.image_size % 16:
         raise ValueError(f"image_size={cfg.image_size} cannot be halved four times; use a multiple of 16")

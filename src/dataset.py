@@ -3,9 +3,9 @@
     faces = FaceFolder(cfg)
     images, labels, noise = TrainingBatches(faces, cfg)[step]    # (b, C, S, S) float32, (b,) int32, (b, M) float32
 
-One epoch is one permutation of all images, drawn from (seed, epoch). Crop, flip and the noise that dropout is made
-of come from (seed, k) for the whole global batch, of which a rank takes its rows: N ranks of batch b see what one of
-batch N*b does.
+One epoch is one permutation of all images, drawn from (seed, epoch). Crop, flip and the uniform noise of dropout come
+from (seed, k) for the whole global batch, of which a rank takes its rows: N ranks of batch b see the same images as
+one of batch N*b.
 """
 import hashlib
 import json
@@ -29,7 +29,7 @@ from src.device import Device
 
 EMBEDDING_SIZE = 256
 _NAMES = 100_000                 # names that are hashed at once
-_EPOCH, _STEP = 1, 2             # what a random stream is for; 0 draws the initial weights
+_EPOCH, _STEP = 1, 2             # purpose of a random stream; 0 draws the initial weights
 
 
 class PackedFaces:
@@ -92,19 +92,19 @@ class FaceFolder:
             self.cached = np.zeros(len(names), bool)
 
     def _check_format(self, names: list, assumed: str) -> None:
-        some = names[::max(1, len(names) // 100)]                # enough to tell; all are looked at before training
-        paths = [path for path in (find_image(self.root, name) for name in some) if path]
+        subset = names[::max(1, len(names) // 100)]              # enough to tell; all are checked before training
+        paths = [path for path in (find_image(self.root, name) for name in subset) if path]
         check_alignment(self.root, paths, self.face, assumed)
 
     def __len__(self) -> int:
         return len(self.names)
 
     def check(self, cfg: edict, out_dir: str, device: Device) -> int:
-        """Leave out unreadable images and return their number, see `check_images`."""
+        """Drop unreadable images and return their number, see `check_images`."""
         return check_images(self, cfg.num_workers, out_dir, cfg.max_bad_images, device.rank == 0)
 
     def drop(self, rows: Sequence) -> None:
-        """Leave out the images in `rows`."""
+        """Drop the images in `rows`."""
         kept = np.ones(len(self.names), bool)
         kept[rows] = False
         self.names = [name for name, keep in zip(self.names, kept) if keep]
@@ -186,7 +186,7 @@ class TrainingBatches:
         self.faces, self.cfg, self.rank = faces, cfg, rank
         self.noise_size = max(1, noise_size)                       # MindSpore has no arrays of no numbers
         self.global_batch = cfg.batch_size * rank_size
-        self.steps_per_epoch = len(faces) // self.global_batch     # the rest of an epoch's permutation is left out
+        self.steps_per_epoch = len(faces) // self.global_batch     # the rest of an epoch's permutation is dropped
         if not self.steps_per_epoch:
             raise ValueError(f"{faces.list_file}: {len(faces)} images do not fill one global batch of "
                              f"{self.global_batch}; lower batch_size")

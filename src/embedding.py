@@ -24,10 +24,10 @@ from src.dataset import prefetch
 
 
 class Network:
-    """A network as evaluation sees it: images (N, C, S, S) float32 -> features (N, D) float32, both NumPy arrays.
+    """A network for evaluation: images (N, C, S, S) float32 -> features (N, D) float32, both NumPy arrays.
 
-    face_format: the `FaceFormat` that it takes, image_size: the side S, name: what it is, file: where its weights come
-    from (None: nowhere), runtime: what computes it.
+    face_format: the `FaceFormat` of its input, image_size: the side S, name: of the backbone, file: of its weights
+    (None: initial ones), runtime: device or library that computes it.
     """
 
     def __init__(self, function: Callable, *, name: str, face_format: FaceFormat, image_size: int,
@@ -73,7 +73,7 @@ def embed(network: Network, paths: Sequence, *, batch_size: int = 64, num_worker
 
 
 def check_faces(network: Network, root: str, paths: Sequence, assumed: str = '') -> None:
-    """Raise ValueError if the pictures are aligned in another way than the network takes; `assumed` insists."""
+    """Raise ValueError if the alignment of the pictures is not the network's; `assumed` overrides the pictures'."""
     check_alignment(root, paths, network.face_format, assumed)
 
 

@@ -1,4 +1,4 @@
-"""From flags to results: what evaluate.py, eval_lfw.py and eval_blufr.py share.
+"""From flags to results: the code that evaluate.py, eval_lfw.py and eval_blufr.py share.
 
 One embedding pass serves all protocols; their tables, JSON, thresholds and report come from the same functions.
 """
@@ -22,7 +22,7 @@ from src.scoring.report import Scored
 
 
 def evaluate(args: argparse.Namespace, cfg: edict, names: list) -> None:
-    """Do what the flags ask for: score the protocols `names`, compare, write tables, JSON, thresholds and report."""
+    """Score the protocols `names` as the flags say, compare, write tables, JSON, thresholds and report."""
     listed = union_of_images(cfg, names)
     label, features = _own_features(args, cfg, listed)
     sources = {label: in_order(features, listed)}
@@ -144,11 +144,11 @@ def _embed(args: argparse.Namespace, cfg: edict, names: list) -> tuple:
 def _network(args: argparse.Namespace, cfg: edict):
     """Return the `Network` that the flags ask for."""
     from src import api
-    where = {'backend': args.backend, 'device_target': args.device_target, 'device_id': args.device_id}
+    target = {'backend': args.backend, 'device_target': args.device_target, 'device_id': args.device_id}
     if args.untrained:
-        return api.initial_network(cfg, **where)
+        return api.initial_network(cfg, **target)
     asked = cfg.network_type if any(s.startswith(('network_type=', 'backbone=')) for s in args.settings) else None
-    return api.load_network(args.ckpt, network_type=asked, face_format=args.face_format, **where)
+    return api.load_network(args.ckpt, network_type=asked, face_format=args.face_format, **target)
 
 
 def load_features(file: str, num_images: int) -> np.ndarray:

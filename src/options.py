@@ -1,6 +1,6 @@
-"""Options that belong to what uses them: a head or a backbone declares its own, with default, range and meaning.
+"""Options that belong to a head or a backbone: each declares its own, with default, range and meaning.
 
-    OPTIONS = {'margin': Option(0.35, 0.0, 1.0, 'what the true class loses')}
+    OPTIONS = {'margin': Option(0.35, 0.0, 1.0, 'margin of the true class')}
     options = checked_options('head cosface', OPTIONS, {'margin': 0.4})          # {'margin': 0.4}
 """
 import math
@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Union
 
 
 class Option(NamedTuple):
-    """One option: its default, the lowest and highest value (or the choices), and what it means."""
+    """One option: its default, the lowest and highest value (or the choices), and its meaning."""
 
     default: Any
     low: Union[float, tuple, None] = None        # a tuple holds the choices
@@ -18,7 +18,7 @@ class Option(NamedTuple):
 
 
 def checked_options(owner: str, declared: Mapping, given: Mapping) -> dict:
-    """Return every declared option's value: the given one, checked, or its default. ValueError says what is allowed."""
+    """Return every declared option's value: the given one, checked, or its default. ValueError names the range."""
     unknown = sorted(set(given) - set(declared))
     if unknown:
         raise ValueError(f"{owner} has no option '{unknown[0]}'; options: {', '.join(sorted(declared)) or 'none'}")

@@ -109,7 +109,7 @@ def _slices(num):
     return [slice(i, i + size) for i in range(0, num, size)]
 
 
-_results = {}                    # MindSpore copies what an operator returns: all layers share these buffers
+_results = {}                    # MindSpore copies an operator's outputs: all layers share these buffers
 
 
 def _result(name, shape, dtype=np.float32):
@@ -138,8 +138,8 @@ def _flat(maps):
     return maps.reshape(*maps.shape[:2], -1, BLOCK)      # (N, C, H, W, BLOCK) -> (N, C, H * W, BLOCK)
 
 
-def forward(pool, x, weight, bias):
-    """Return (the larger maps, where they come from), both (N, M / BLOCK, H, W, BLOCK).
+def forward(pool: bool, x: np.ndarray, weight: np.ndarray, bias: np.ndarray) -> tuple:
+    """Return (the larger maps, their sources), both (N, M / BLOCK, H, W, BLOCK).
 
     x: (N, C / BLOCK, H, W, BLOCK), or pictures (N, 1 or 3, H, W); weight: (2M, C, K, K); bias: (2M,).
     """
@@ -161,7 +161,7 @@ def forward(pool, x, weight, bias):
     return z, source
 
 
-def gradient(pool, dz, source, x, weight):
+def gradient(pool: bool, dz: np.ndarray, source: np.ndarray, x: np.ndarray, weight: np.ndarray) -> tuple:
     """Return the gradients of x, weight and bias; for pictures, (N, 1 or 3, H, W), that of x is zeros."""
     slices, y_shape = _slices(len(x)), _y_shape(x, weight)
     dx, x_shape = _result('dx', x.shape), _plain_shape(x[slices[0]])
@@ -187,14 +187,14 @@ def gradient(pool, dz, source, x, weight):
 
 
 class FusedMFM(nn.Cell):
-    """(x, weight, bias) -> (the larger maps, where they come from); with `pool` these are half as wide and high.
+    """(x, weight, bias) -> (the larger maps, their sources); with `pool` these are half as wide and high.
 
     CPU only. x: blocked (N, C, H, W), or pictures, (N, 1 or 3, H, W); weight: (2M, C, K, K), stride 1, padding
-    K // 2; bias: (2M,). C and M are multiples of BLOCK; H and W are even with `pool`. `src.cpu.onednn` says what
-    blocked means.
+    K // 2; bias: (2M,). C and M are multiples of BLOCK; H and W are even with `pool`. See `src.cpu.onednn` for
+    blocked maps.
     """
 
-    def __init__(self, pool):
+    def __init__(self, pool: bool):
         super().__init__()
 
         def output(x, weight, bias):

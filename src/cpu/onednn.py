@@ -17,6 +17,7 @@ import math
 import os
 import threading
 from pathlib import Path
+from typing import Any, Optional
 
 import numpy as np
 from llvmlite import binding
@@ -39,7 +40,7 @@ _Dims = ctypes.c_int64 * 12
 
 
 class _MemoryDesc(ctypes.Structure):
-    """dnnl_memory_desc_t; what follows `inner_idxs` is not used here."""
+    """dnnl_memory_desc_t; the fields after `inner_idxs` are not used."""
 
     _fields_ = [('ndims', ctypes.c_int), ('dims', _Dims), ('data_type', ctypes.c_int), ('padded_dims', _Dims),
                 ('padded_offsets', _Dims), ('offset0', ctypes.c_int64), ('format_kind', ctypes.c_int),
@@ -56,7 +57,7 @@ class _Argument(ctypes.Structure):
 class _Library:
     """The loaded library, and its engine."""
 
-    def __init__(self, path):
+    def __init__(self, path: Path):
         self.c = ctypes.CDLL(str(path))
         self.c.dnnl_primitive_desc_query_md.restype = ctypes.c_void_p
         self.c.dnnl_memory_desc_get_size.restype = ctypes.c_size_t
@@ -69,7 +70,7 @@ class _Library:
         if status:
             raise RuntimeError(f"oneDNN: {name} returned {status}")
 
-    def stream(self):
+    def stream(self) -> ctypes.c_void_p:
         """Return this thread's stream; it works in this thread alone."""
         if not hasattr(self.threads, 'stream'):
             self.threads.stream = ctypes.c_void_p()
@@ -78,7 +79,7 @@ class _Library:
 
 
 @functools.cache
-def library():
+def library() -> Optional[_Library]:
     """Return oneDNN 2, or None where this MindSpore has none of it."""
     mindspore = importlib.util.find_spec('mindspore')
     path = Path(mindspore.origin).parent / 'lib' / 'libdnnl.so.2' if mindspore else None
@@ -86,7 +87,7 @@ def library():
 
 
 @functools.cache
-def is_available():
+def is_available() -> bool:
     """Whether this machine has oneDNN 2 and its fast kernels for BLOCK channels."""
     try:
         smallest = library() and convolution((1, BLOCK, 8, 8), (BLOCK, BLOCK, 3, 3))
@@ -95,8 +96,8 @@ def is_available():
     return bool(smallest) and 'jit' in smallest.primitive.implementation
 
 
-def scratch(name, shape, dtype=np.float32):
-    """Return this thread's array of that name, aligned; its content is whatever was there."""
+def scratch(name: str, shape: tuple, dtype: Any = np.float32) -> np.ndarray:
+    """Return this thread's array of that name, aligned and not initialised."""
     num_bytes = math.prod(shape) * np.dtype(dtype).itemsize
     held = library().threads.__dict__.setdefault('scratch', {})
     if name not in held or len(held[name]) < num_bytes:
@@ -104,14 +105,14 @@ def scratch(name, shape, dtype=np.float32):
     return held[name][:num_bytes].view(dtype).reshape(shape)
 
 
-def aligned(num_bytes):
+def aligned(num_bytes: int) -> np.ndarray:
     """Return a new array of bytes whose address is a multiple of ALIGNMENT."""
     array = np.empty(num_bytes + ALIGNMENT, np.uint8)
     start = -array.ctypes.data % ALIGNMENT
     return array[start:start + num_bytes]
 
 
-def blocked(num, channels, height, width):
+def blocked(num: int, channels: int, height: int, width: int) -> tuple:
     """Return the shape in which `num` images of `channels` maps travel; pictures, grey or colour, stay plain."""
     if channels < BLOCK:
         return num, 1, height, width
@@ -150,7 +151,7 @@ def _attributes():
 class _Primitive:
     """A compiled operation."""
 
-    def __init__(self, created, arguments):
+    def __init__(self, created: ctypes.c_void_p, arguments: dict):
         """created: a primitive descriptor; arguments: {argument: the query for its memory descriptor}."""
         dnnl = library()
         self.descs = {key: ctypes.c_void_p(dnnl.c.dnnl_primitive_desc_query_md(created, query, 0))
@@ -161,8 +162,8 @@ class _Primitive:
         dnnl('dnnl_primitive_desc_query', created, _IMPLEMENTATION, 0, ctypes.byref(name))
         self.implementation = name.value.decode()
 
-    def run(self, arrays):
-        """arrays: {argument: contiguous array of as many bytes as its descriptor asks for}."""
+    def run(self, arrays: dict) -> None:
+        """Compute in place. arrays: {argument: contiguous array of as many bytes as its descriptor asks for}."""
         arrays = {**arrays, _SCRATCHPAD: scratch('onednn', (self.num_bytes[_SCRATCHPAD],), np.uint8)}
         memories = {key: self._memory(key, array) for key, array in arrays.items()}
         passed = (_Argument * len(memories))(*(_Argument(key, memory) for key, memory in memories.items()))
@@ -210,7 +211,7 @@ def _describe_forward(algorithm, x_shape, weight_shape, layout=_maps):
 class Convolution:
     """(N, C, H, W) -> (N, F, H, W), both blocked, for a weight of (F, C, K, K)."""
 
-    def __init__(self, x_shape, weight_shape):
+    def __init__(self, x_shape: tuple, weight_shape: tuple):
         try:
             created = _describe_forward(_WINOGRAD, x_shape, weight_shape)
         except RuntimeError:                             # not for this size of filter, or not on this processor
@@ -218,20 +219,21 @@ class Convolution:
         self.primitive = _Primitive(created, {_SRC: _SRC_MD, _WEIGHTS: _WEIGHTS_MD, _DST: _DST_MD})
         self.reorder = _reorder(ctypes.byref(_plain(*weight_shape)), self.primitive.descs[_WEIGHTS])
 
-    def pack(self, weight):
+    def pack(self, weight: np.ndarray) -> np.ndarray:
         """Return the weight as `run` wants it."""
         packed = aligned(self.primitive.num_bytes[_WEIGHTS])
         self.reorder.run({_SRC: np.ascontiguousarray(weight), _DST: packed})
         return packed
 
-    def run(self, x, packed, y):
+    def run(self, x: np.ndarray, packed: np.ndarray, y: np.ndarray) -> None:
+        """Write the convolution of x into y; packed: the weight from `pack`."""
         self.primitive.run({_SRC: x, _WEIGHTS: packed, _DST: y})
 
 
 class WeightGradient:
     """Inputs (N, C, H, W) and gradient of outputs (N, F, H, W), blocked -> gradient of the (F, C, K, K) weight."""
 
-    def __init__(self, x_shape, weight_shape):
+    def __init__(self, x_shape: tuple, weight_shape: tuple):
         self.shape, self.unblock = weight_shape, None
         self.primitive = self._compiled(x_shape, weight_shape, _maps)
         if 'jit' not in self.primitive.implementation:   # AVX2 has none for pictures, and loops would take minutes
@@ -246,7 +248,8 @@ class WeightGradient:
                             layout=layout, hint=_describe_forward(_DIRECT, x_shape, weight_shape, layout))
         return _Primitive(created, {_SRC: _SRC_MD, _DIFF_WEIGHTS: _DIFF_WEIGHTS_MD, _DIFF_DST: _DIFF_DST_MD})
 
-    def run(self, x, dy):
+    def run(self, x: np.ndarray, dy: np.ndarray) -> np.ndarray:
+        """Return the gradient of the weight (F, C, K, K)."""
         if self.unblock:
             plain = scratch('plain x', x.shape), scratch('plain dy', dy.shape)
             for reorder, blocked_maps, plain_maps in zip(self.unblock, (x, dy), plain):
@@ -263,6 +266,6 @@ convolution = functools.cache(Convolution)               # compiled once for eve
 weight_gradient = functools.cache(WeightGradient)
 
 
-def transposed(weight):
+def transposed(weight: np.ndarray) -> np.ndarray:
     """Return the weight with which a convolution turns gradients of its outputs into those of its inputs."""
     return weight[:, :, ::-1, ::-1].transpose(1, 0, 2, 3)

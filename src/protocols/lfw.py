@@ -98,7 +98,7 @@ def scored_pairs(result: dict) -> Scored:
 
 
 def pair_numbers(result: dict) -> dict:
-    """Return LFW's numbers in percent, as written by --json; what the pairs cannot measure is null."""
+    """Return LFW's numbers in percent, as written by --json; null for a number that the pairs cannot measure."""
     mean, stderr = result['accuracy_10fold']
     return {'protocol': 'lfw', 'num_pairs': len(result['genuine']) + len(result['impostor']),
             'eer100': percent(result['eer100']), 'auc': percent(result['auc']),
@@ -143,7 +143,7 @@ def lfw_scorer(cfg: edict, device: Device) -> Callable:
     """Return a function backbone -> LFW numbers in percent that embeds only the images that pairs use.
 
     All ranks call it together: each embeds its share, so that none waits for another longer than a collective may.
-    Lists, protocol and images are looked up now, so that what is missing is said before a training starts.
+    Lists, protocol and images are looked up now, so that a missing file is an error before the training starts.
     """
     from src.embedding import embed, network_of
     names, _ = LFW.images(cfg)

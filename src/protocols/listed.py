@@ -1,4 +1,4 @@
-"""The image lists of LFW and BLUFR: the user's list file, or derived from the protocol file where there is none."""
+"""The image lists of LFW and BLUFR: the user's list file, or derived from the protocol file if that is missing."""
 import os
 from collections.abc import Callable
 
@@ -8,7 +8,7 @@ from src.data import lists
 
 
 def listed_images(list_file: str, blufr_mat: str, derive: Callable) -> tuple:
-    """Return (names, labels (N,)) of a list file, or what derive(the BLUFR protocol) gives where there is none."""
+    """Return (names, labels (N,)) of a list file, or derive(the BLUFR protocol) if it is missing."""
     if not os.path.exists(list_file):
         return _derived(derive, lists.load_blufr(blufr_mat))
     names, labels = lists.read_image_list(list_file)

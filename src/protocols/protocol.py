@@ -1,4 +1,4 @@
-"""What a protocol is: which images it lists, how features are scored, and how its numbers are shown."""
+"""The interface of a protocol: which images it lists, how features are scored, and how its numbers are shown."""
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -36,7 +36,7 @@ class Protocol:
         raise NotImplementedError
 
     def note(self, numbers: dict) -> str:
-        """Return a sentence for the report about what the numbers cannot tell, '' for none."""
+        """Return a sentence for the report about the limits of the numbers, '' for none."""
         return ''
 
     def figures(self, runs: dict) -> list:
@@ -48,12 +48,12 @@ class Protocol:
         raise NotImplementedError
 
     def comparable(self, numbers: dict, wanted: dict) -> tuple:
-        """Return (whether `numbers`, read from a file, can be compared with `wanted`, what is expected in words)."""
+        """Return (whether `numbers`, read from a file, can be compared with `wanted`, the expected content as text)."""
         raise NotImplementedError
 
 
 def image_id(name: str) -> str:
-    """Return what joins the images of several lists: a listed name without folder and extension."""
+    """Return the id that joins the images of several lists: a listed name without folder and extension."""
     return os.path.splitext(os.path.basename(name))[0]
 
 
@@ -78,12 +78,12 @@ def in_order(features: np.ndarray, listed: list) -> Callable:
 
 
 def warn(text: str) -> None:
-    """Print one line of warning."""
+    """Print a warning on one line."""
     print(f"warning: {text}", file=sys.stderr, flush=True)
 
 
 def warn_of_duplicates(features: np.ndarray, names: list, people: np.ndarray) -> None:
-    """Say if rows of different people are the same to the last bit: the sign of a broken feature file."""
+    """Warn of rows of different people that are equal bit for bit: the sign of a broken feature file."""
     first, found = {}, []
     for row, feature in enumerate(np.ascontiguousarray(features)):
         twin = first.setdefault(feature.tobytes(), row)

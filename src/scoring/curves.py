@@ -8,7 +8,7 @@ import numpy as np
 
 from src.scoring import metrics
 
-_INK = '#010203'                 # what matplotlib draws text and axes with; becomes the page's own text colour
+_INK = '#010203'                 # matplotlib's colour of text and axes; becomes the page's own text colour
 COLOURS = ('#3b82f6', '#f97316', '#10b981', '#d946ef', '#ef4444', '#84cc16', '#06b6d4', '#a8a29e')
 _STYLE = {
     'figure.constrained_layout.use': True, 'font.size': 10, 'font.family': 'sans-serif', 'svg.fonttype': 'none',

@@ -1,10 +1,12 @@
-"""The numbers of both protocols: arrays in, numbers out; no files, no MindSpore. Shares are 0..1 in here.
+"""The numbers of both protocols: arrays in, numbers out; no files, no MindSpore. Shares are 0..1.
 
 LFW follows the ROC of VLFeat's `vl_roc`, BLUFR the toolkit of its authors (Liao et al., "A Benchmark Study of
 Large-scale Unconstrained Face Recognition", IJCB 2014). Scores are cosines, higher means more alike. Thresholds are
 exact order statistics of float64 scores; float32 products only narrow down which pairs can matter.
 """
 import math
+from collections.abc import Callable, Sequence
+from typing import Any, Optional
 
 import numpy as np
 from numba import get_num_threads, njit, prange
@@ -17,23 +19,23 @@ DIR_RANKS = np.array([*range(1, 11), *range(20, 101, 10)])
 REPORT_VR_FAR, REPORT_DIR_FAR, REPORT_RANK = 0.001, 0.01, 1
 
 _BINS = 1 << 16                                # from the smallest score to 1
-_ERROR = 4e-6                                  # well above what float32 products are off by
+_ERROR = 4e-6                                  # well above the error of float32 products
 _BLOCK = 1024
 
 
-def unit_rows(features, names=None):
+def unit_rows(features: np.ndarray, names: Optional[Sequence] = None) -> np.ndarray:
     """Return `features` (N, D) as float64 rows of length 1; ValueError names a zero or non-finite row."""
     features = np.asarray(features, np.float64)
     length = np.sqrt((features * features).sum(1, keepdims=True))
     bad = np.flatnonzero(~np.isfinite(length[:, 0]) | (length[:, 0] == 0))
     if len(bad):
-        what = 'zero' if length[bad[0], 0] == 0 else 'not finite'
+        problem = 'zero' if length[bad[0], 0] == 0 else 'not finite'
         name = f" ({names[bad[0]]})" if names is not None else ''
-        raise ValueError(f"the feature in row {bad[0]}{name} is {what}; {len(bad)} of {len(features)} rows are bad")
+        raise ValueError(f"the feature in row {bad[0]}{name} is {problem}; {len(bad)} of {len(features)} rows are bad")
     return features / length
 
 
-def roc(genuine, impostor):
+def roc(genuine: np.ndarray, impostor: np.ndarray) -> tuple:
     """Return (far, tpr, threshold), each (M,), from no pair accepted to all; equal scores share one point."""
     scores = np.concatenate([genuine, impostor])
     order = np.argsort(-scores, kind='stable')
@@ -44,14 +46,14 @@ def roc(genuine, impostor):
     return (np.append(0.0, fp / len(impostor)), np.append(0.0, tp / len(genuine)), np.append(np.inf, ranked[last]))
 
 
-def equal_error_rate(far, tpr):
+def equal_error_rate(far: np.ndarray, tpr: np.ndarray) -> float:
     """Return the equal error rate of an ROC the way `vl_roc` reads it off."""
     tnr = 1 - far
     s = np.flatnonzero(tnr > tpr)[-1]
     return 1 - tpr[s] if s + 1 < len(tpr) and tpr[s] == tpr[s + 1] else 1 - tnr[s]
 
 
-def tpr_at_far(genuine, impostor, far):
+def tpr_at_far(genuine: np.ndarray, impostor: np.ndarray, far: float) -> tuple:
     """Return (tpr, threshold): the largest tpr with at most floor(far * N) false accepts, scores >= threshold.
 
     (nan, nan) where N impostor pairs cannot resolve that FAR.
@@ -68,7 +70,7 @@ def tpr_at_far(genuine, impostor, far):
     return len(accepted) / len(genuine), float(above.min()) if len(above) else float(np.nextafter(refused, np.inf))
 
 
-def accuracy_10fold(genuine, impostor):
+def accuracy_10fold(genuine: np.ndarray, impostor: np.ndarray) -> tuple:
     """Return (mean, standard error) of LFW's 10-fold accuracy; pairs in file order, folds of equal size."""
     folds = np.arange(NUM_FOLDS).repeat(len(genuine) // NUM_FOLDS)
     if len(genuine) != len(impostor) or len(folds) != len(genuine):
@@ -87,12 +89,13 @@ def _fold_statistics(accuracies):
     return float(np.mean(accuracies)), float(np.std(accuracies, ddof=1) / np.sqrt(len(accuracies)))
 
 
-def pair_scores(features, pairs):
+def pair_scores(features: np.ndarray, pairs: np.ndarray) -> np.ndarray:
     """Return the cosine similarity (P,) of `pairs` (P, 2) of rows of unit-length `features` (N, D)."""
     return _dots(np.ascontiguousarray(features), np.ascontiguousarray(pairs))
 
 
-def lfw(features, genuine_pairs, impostor_pairs, names=None):
+def lfw(features: np.ndarray, genuine_pairs: np.ndarray, impostor_pairs: np.ndarray,
+        names: Optional[Sequence] = None) -> dict:
     """Score LFW's pairs. features: (N, D), pairs: (P, 2) rows. Returns a dict of shares and the scores themselves."""
     unit = unit_rows(features, names)
     genuine, impostor = pair_scores(unit, genuine_pairs), pair_scores(unit, impostor_pairs)
@@ -102,7 +105,7 @@ def lfw(features, genuine_pairs, impostor_pairs, names=None):
             'accuracy_10fold': accuracy_10fold(genuine, impostor), 'genuine': genuine, 'impostor': impostor}
 
 
-def blufr(features, protocol, names=None, progress=iter):
+def blufr(features: np.ndarray, protocol: Any, names: Optional[Sequence] = None, progress: Callable = iter) -> dict:
     """Score the BLUFR protocol. features: (N, D) in its order; protocol: labels (N,), trials of 0-based rows.
 
     Returns a dict: 'vr' (trials, len(VR_FARS)), 'dir' (trials, len(DIR_RANKS), len(DIR_FARS)), both as shares of
@@ -155,7 +158,7 @@ def _genuine_pairs(labels):
     return np.concatenate([np.stack([group[i], group[j]], 1) for group, (i, j) in zip(groups, index)])
 
 
-def accepted_count(far, num_impostors):
+def accepted_count(far: Any, num_impostors: int) -> np.ndarray:
     """Return round-half-away-from-zero(far * num_impostors), the rank of the threshold among impostor scores."""
     return np.floor(np.asarray(far) * num_impostors + 0.5).astype(np.int64)
 
@@ -214,13 +217,13 @@ def _identification(unit, labels, gallery, probe):
     return np.stack([(detected & (rank <= r)[:, None]).mean(0) for r in DIR_RANKS]), thresholds
 
 
-def mean_and_lower(shares):
+def mean_and_lower(shares: Sequence) -> tuple:
     """Return (mean, mean - std) over trials, std with ddof = 1; a single trial has no spread: nan."""
     mean = float(np.mean(shares))
     return mean, mean - float(np.std(shares, ddof=1)) if len(shares) > 1 else math.nan
 
 
-def blufr_reported(result):
+def blufr_reported(result: dict) -> tuple:
     """Return per-trial shares at the reported points: (VR at FAR 0.1 %, DIR at rank 1 and FAR 1 %)."""
     vr = result['vr'][:, np.argmin(np.abs(VR_FARS - REPORT_VR_FAR))]
     return vr, result['dir'][:, list(DIR_RANKS).index(REPORT_RANK), np.argmin(np.abs(DIR_FARS - REPORT_DIR_FAR))]

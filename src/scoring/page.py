@@ -24,7 +24,7 @@ _SHEET = 8                       # people and pictures a person on a contact she
 def write_page(file: str, runs: dict, image_root: str, note: str = '') -> None:
     """Write the report of `runs`, {label: {protocol name: Scored}}; a run may lack a protocol.
 
-    image_root: folder of the pictures; the page says so where they are not there. note: stands under the title.
+    image_root: folder of the pictures; the page says so if they are missing. note: stands under the title.
     """
     protocols = {scored.protocol.name: scored.protocol for run in runs.values() for scored in run.values()}
     by_protocol = {name: {label: run[name] for label, run in runs.items() if name in run} for name in protocols}
@@ -55,7 +55,7 @@ def _worst_of(runs: dict, image_root: str) -> dict:
 
 
 def summary_rows(runs: dict) -> list:
-    """Return [(name, [(value, interval) or None of each run])] of what any run measured, in percent as text."""
+    """Return [(name, [(value, interval) or None of each run])] of every measured number, in percent as text."""
     rows: dict = {}
     for label, run in runs.items():
         for scored in run.values():
@@ -67,7 +67,7 @@ def summary_rows(runs: dict) -> list:
 def worst_pairs(result: dict, image_root: str) -> dict:
     """Return {'accepts': impostor pairs of the highest scores, 'rejects': genuine pairs of the lowest}.
 
-    A pair is a dict: score, names, pictures (data: URLs, None where the file is not there).
+    A pair is a dict: score, names, pictures (data: URLs, None for a missing file).
     """
     num_genuine = len(result['genuine'])
     rejects = np.argsort(result['genuine'], kind='stable')[:NUM_WORST]
@@ -82,7 +82,7 @@ def worst_pairs(result: dict, image_root: str) -> dict:
 
 
 def _picture(root: str, name: str) -> Optional[str]:
-    """Return a listed picture as a data: URL, None where it is not there."""
+    """Return a listed picture as a data: URL, None if it is missing."""
     path = find_image(root, name)
     if path is None:
         return None

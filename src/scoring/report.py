@@ -1,6 +1,6 @@
-"""What people look at: tables of 80 columns, the JSON of a result, operating points.
+"""Text and files of a result: tables of 80 columns, JSON, operating points.
 
-What differs from protocol to protocol (its rows, its numbers, its curves) belongs to the protocol; see src/protocols.
+The rows, numbers and curves that differ between protocols belong to the protocol; see src/protocols.
 """
 import json
 import math
@@ -66,7 +66,7 @@ def _point_lines(points: list) -> list:
 
 
 def comparison_table(scored: Scored, other: Any, label: str) -> str:
-    """Return two models side by side as lines of 80 columns, with a paired test, and what could be chance."""
+    """Return two models side by side in 80 columns, with a paired test and the differences that could be chance."""
     rows = scored.protocol.comparison(scored, other)
     lines = [f"{'against ' + label[:17]:<26}{'this':>8}{'other':>9}{'difference':>11}{'95 % interval':>18}{'p':>8}"]
     for name, this, that, difference, interval, p in rows:

@@ -1,10 +1,12 @@
-"""What a number is worth: 95 % intervals, and whether two models differ by more than chance. Shares are 0..1 in here.
+"""Uncertainty of results: 95 % intervals, and whether two models differ by more than chance. Shares are 0..1.
 
 LFW's pairs are not independent: a face, and even more a person, stands in many of them. Its intervals come from a
 bootstrap over people: a resample draws people with replacement, a genuine pair counts as often as its person was drawn,
 an impostor pair as often as its two people together (the pigeonhole bootstrap, Owen 2007, doi:10.1214/07-AOAS122).
 BLUFR's come from Student's t over its trials; those share people, so they are rather too narrow than too wide.
 """
+from collections.abc import Sequence
+
 import numpy as np
 from numba import njit, prange
 from scipy.special import stdtr, stdtrit
@@ -16,7 +18,7 @@ NUM_RESAMPLES = 1000
 LFW_STATISTICS = ('eer100', 'auc', 'accuracy_10fold', *(f'tpr@{far:g}' for far in LFW_FARS))
 
 
-def person_draws(people, num_resamples=NUM_RESAMPLES, seed=0):
+def person_draws(people: np.ndarray, num_resamples: int = NUM_RESAMPLES, seed: int = 0) -> tuple:
     """Return how often each person of `people` (P, 2) was drawn: counts (num_resamples, K), and pairs as 0..K-1."""
     persons, pairs = np.unique(people, return_inverse=True)
     pairs = pairs.reshape(-1, 2)
@@ -25,7 +27,7 @@ def person_draws(people, num_resamples=NUM_RESAMPLES, seed=0):
     return np.bincount(drawn.ravel(), minlength=drawn.size).reshape(drawn.shape), pairs
 
 
-def lfw_statistics(genuine, impostor, people, counts):
+def lfw_statistics(genuine: np.ndarray, impostor: np.ndarray, people: np.ndarray, counts: np.ndarray) -> np.ndarray:
     """Return LFW_STATISTICS (B, 6) of every resample of people.
 
     genuine, impostor: scores (P,), (N,) in file order; people: (P + N, 2) as 0..K-1, genuine pairs first; counts:
@@ -42,13 +44,15 @@ def lfw_statistics(genuine, impostor, people, counts):
     return _statistics(order < len(genuine), last, folds[order], people[order], counts, np.array(LFW_FARS))
 
 
-def lfw_intervals(genuine, impostor, people, num_resamples=NUM_RESAMPLES):
+def lfw_intervals(genuine: np.ndarray, impostor: np.ndarray, people: np.ndarray,
+                  num_resamples: int = NUM_RESAMPLES) -> dict:
     """Return {statistic: (low, high)} of LFW. people: labels (P + N, 2) of all pairs, genuine ones first."""
     counts, pairs = person_draws(people, num_resamples)
     return dict(zip(LFW_STATISTICS, _percentiles(lfw_statistics(genuine, impostor, pairs, counts))))
 
 
-def lfw_comparison(scores, other_scores, people, num_resamples=NUM_RESAMPLES):
+def lfw_comparison(scores: tuple, other_scores: tuple, people: np.ndarray,
+                   num_resamples: int = NUM_RESAMPLES) -> dict:
     """Compare two models on the same pairs and the same resamples of people (a paired test).
 
     scores, other_scores: (genuine, impostor). Returns {statistic: (this, other, difference, (low, high), p)}; p is the
@@ -75,7 +79,7 @@ def _percentiles(statistics):
             else (np.nan, np.nan) for column in statistics.T]
 
 
-def trial_interval(shares):
+def trial_interval(shares: Sequence) -> tuple:
     """Return (low, high) of the mean over trials by Student's t; a single trial has none: nan."""
     if len(shares) < 2:
         return np.nan, np.nan
@@ -83,7 +87,7 @@ def trial_interval(shares):
     return np.mean(shares) - half, np.mean(shares) + half
 
 
-def trial_comparison(shares, other_shares):
+def trial_comparison(shares: Sequence, other_shares: Sequence) -> tuple:
     """Compare two models trial by trial (paired t-test): (this, other, difference, (low, high), p)."""
     difference = np.subtract(shares, other_shares)
     spread = np.std(difference, ddof=1) if len(difference) > 1 else np.nan
@@ -95,6 +99,18 @@ def trial_comparison(shares, other_shares):
     return np.mean(shares), np.mean(other_shares), np.mean(difference), trial_interval(difference), p
 
 
+@njit(cache=True)
+def _weights(is_genuine, folds, people, drawn):
+    """Return (weights of the pairs (P,), weight of the impostor and the genuine pairs of each fold (2, NUM_FOLDS))."""
+    weights = np.empty(len(is_genuine), np.int64)
+    totals = np.zeros((2, NUM_FOLDS), np.int64)
+    for i in range(len(is_genuine)):
+        p, q = people[i, 0], people[i, 1]
+        weights[i] = drawn[p] if p == q else drawn[p] * drawn[q]
+        totals[int(is_genuine[i]), max(folds[i], 0)] += weights[i]
+    return weights, totals
+
+
 @njit(cache=True, parallel=True)
 def _statistics(is_genuine, last, folds, people, counts, fars):
     """LFW_STATISTICS (B, 3 + len(fars)) of pairs ranked by falling score, weighted by how often people were drawn.
@@ -104,12 +120,7 @@ def _statistics(is_genuine, last, folds, people, counts, fars):
     num_resamples, num_pairs = len(counts), len(is_genuine)
     out = np.full((num_resamples, 3 + len(fars)), np.nan)
     for b in prange(num_resamples):
-        weights = np.empty(num_pairs, np.int64)
-        totals = np.zeros((2, NUM_FOLDS), np.int64)                      # impostor, genuine pairs of each fold
-        for i in range(num_pairs):
-            p, q = people[i, 0], people[i, 1]
-            weights[i] = counts[b, p] if p == q else counts[b, p] * counts[b, q]
-            totals[int(is_genuine[i]), max(folds[i], 0)] += weights[i]
+        weights, totals = _weights(is_genuine, folds, people, counts[b])
         num_impostor, num_genuine = totals[0].sum(), totals[1].sum()
         if num_impostor == 0 or num_genuine == 0:
             continue
