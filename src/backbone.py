@@ -37,9 +37,8 @@ class Backbone(nn.Cell):
 
     def parameter_group(self, name: str, cfg: Any) -> tuple:
         """Return (learning-rate multiple, weight decay) of the parameter `name` of this backbone."""
-        if name.endswith('.bias'):
-            return cfg.bias_lr_mult, cfg.bias_weight_decay
-        return 1.0, cfg.weight_decay
+        decays = cfg.decay_norm_and_bias or name.rpartition('.')[2] not in ('gamma', 'beta', 'bias')
+        return 1.0, cfg.weight_decay if decays else 0.0
 
 
 def keep_mask(noise: Tensor, rate: float) -> Optional[Tensor]:

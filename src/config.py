@@ -49,7 +49,8 @@ lightcnn_cfg = edict({
     'clip_norm': 0.0,                # largest length of the whole gradient; 0: not clipped
     'momentum': 0.9,
     'weight_decay': 1e-4,
-    'bias_lr_mult': 2.0,             # biases of the embedding network
+    'decay_norm_and_bias': True,     # whether normalisation and biases of other backbones than LightCNN decay
+    'bias_lr_mult': 2.0,             # biases of LightCNN
     'bias_weight_decay': 0.0,
     'fc2_weight_lr_mult': 10.0,      # the classifier's weight
     'fc2_weight_decay': 1e-4,

@@ -4,6 +4,8 @@
 
 They take any side that is a multiple of 16, and grey or colour. The head on top exists only while training.
 """
+from typing import Any
+
 from mindspore import nn, ops
 
 from src.backbone import COMMON_OPTIONS, Backbone, keep_mask
@@ -151,6 +153,12 @@ class LightCNN(Backbone):
         maps = self.features(x)                           # (N, C, S, S) -> (N, 128, S / 16, S / 16)
         embedding = self.fc(self.flatten(maps))           # -> (N, D)
         return embedding if noise is None else embedding * keep_mask(noise, self.dropout)
+
+    def parameter_group(self, name: str, cfg: Any) -> tuple:
+        """Return (learning-rate multiple, weight decay) of a parameter: biases have their own, as published."""
+        if name.endswith('.bias'):
+            return cfg.bias_lr_mult, cfg.bias_weight_decay
+        return 1.0, cfg.weight_decay
 
 
 class LightCNN9(LightCNN):
