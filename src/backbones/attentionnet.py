@@ -6,7 +6,7 @@ Source: FaceX-Zoo. There every block owns a shortcut convolution `conv4`, used o
 AttentionNet-56 and 32.8 of 134.6 of -92 are never read. Here they do not exist, and `ignored` names them. Its sizes
 are fixed to 112x112; here masks grow to the size of the maps, so any side works.
 """
-from mindspore import nn, ops
+from mindspore import Tensor, nn, ops
 
 from src.backbone import COMMON_OPTIONS, Backbone
 from src.backbones.blocks import batch_norm, batch_norm_1d, conv, halved, linear
@@ -48,7 +48,7 @@ def _pair(init: Init, channels: int) -> nn.SequentialCell:
     return nn.SequentialCell([_block(init, channels) for _ in range(2)])
 
 
-def enlarged(x, like):
+def enlarged(x: Tensor, like: Tensor) -> Tensor:
     """Return maps x (N, C, h, w) at the size of `like` (N, C, H, W): bilinear, corners on corners."""
     return ops.interpolate(x, size=like.shape[2:], mode='bilinear', align_corners=True)
 

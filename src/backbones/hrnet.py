@@ -4,7 +4,7 @@
 
 Source: FaceX-Zoo, whose second convolution has stride 1; its embedding size is fixed to 512, here it is free.
 """
-from mindspore import nn, ops
+from mindspore import Tensor, nn, ops
 
 from src.backbone import COMMON_OPTIONS, Backbone
 from src.backbones.blocks import batch_norm, batch_norm_1d, conv, halved, linear
@@ -158,7 +158,7 @@ class HRNetW18(Backbone):
             maps = module(maps)
         return self.output_layer(self.final_layer(self.gathered(maps)))        # -> (N, 2048, S / 16, S / 16) -> (N, D)
 
-    def gathered(self, maps: tuple):
+    def gathered(self, maps: tuple) -> Tensor:
         """Return the four branches in one: (N, 1024, S / 16, S / 16)."""
         out = self.incre_modules[0](maps[0])
         for i in range(1, len(maps)):
