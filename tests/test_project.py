@@ -1,6 +1,5 @@
-"""The house itself: imports, launchers, the synthetic data, the READMEs and their commands."""
+"""The house itself: imports, launchers, the synthetic data. The documents have tests of their own."""
 import ast
-import json
 import os
 import re
 import subprocess
@@ -8,15 +7,12 @@ import sys
 import time
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 from conftest import PROJECT, TINY
-from test_convert import make_tsv
 
 from src.data import lists
 from src.data.synthetic import draw_face, write_dataset
-from src.training.hccl import rank_table
 
 COMMANDS = {'train', 'evaluate', 'prepare', 'eval_lfw', 'eval_blufr', 'export', 'preprocess', 'postprocess'}
 # from the bottom up: a module imports from its own layer or a lower one, wherever the import stands
@@ -193,51 +189,3 @@ def test_a_failed_evaluation_is_passed_on(tmp_path):
     done = bash(f'bash {PROJECT}/scripts/eval_lfw.sh 0 nowhere', tmp_path)
     assert done.returncode == 2 and 'error: ' in done.stdout
     assert 'error: ' in (tmp_path / 'eval_lfw.log').read_text()
-
-
-def readme_commands(name):
-    """Return the commands of a README's bash blocks, comments taken off, continued lines joined."""
-    text = (PROJECT / name).read_text(encoding='utf-8')
-    blocks = re.findall(r'```bash\n(.*?)```', text, re.S)
-    lines = ''.join(blocks).replace('\\\n', ' ').splitlines()
-    return [command for line in lines if (command := re.sub(r'\s+#.*', '', line).strip()) and command[0] != '#']
-
-
-def test_both_readmes_carry_the_same_commands_and_headings():
-    assert readme_commands('README.md') == readme_commands('README_CN.md') != []
-    levels = [re.findall(r'^(#+) ', (PROJECT / name).read_text(encoding='utf-8'), re.M)
-              for name in ('README.md', 'README_CN.md')]
-    assert levels[0] == levels[1]
-
-
-def raw_downloads(folder):
-    """Write what the README's data commands start from: a TSV with its clean list, photos with points."""
-    tsv_rows, _ = make_tsv(folder / 'ms1m.tsv', 60, 20)
-    (folder / 'clean_list.txt').write_text(''.join(f'{name} {i}\n' for i, name in enumerate(sorted(tsv_rows))))
-    (folder / 'photos').mkdir()
-    cv2.imwrite(str(folder / 'photos' / 'a.png'), np.zeros((260, 240, 3), np.uint8))
-    (folder / 'points.txt').write_text('a.png 90 100 130 100 110 125 95 150 125 150\n')
-    (folder / 'lists').mkdir()
-
-
-def test_readme_commands_run(tmp_path, synthetic):
-    """Every command of the README in its order, on the tiny synthetic faces and with settings to match."""
-    (tmp_path / 'faces').symlink_to(synthetic)
-    quick = tmp_path / 'quickstart'
-    quick.mkdir()
-    (quick / 'data').symlink_to(synthetic)
-    raw_downloads(tmp_path)
-    (tmp_path / 'hccl.json').write_text(json.dumps(rank_table('10.0.0.1', {d: f'192.168.1.{d + 1}' for d in range(8)})))
-    small = ' '.join(TINY[4:])
-    for command in readme_commands('README.md'):
-        if 'run_tests.sh' in command:
-            command += ' --collect-only -q'
-        elif re.search(r'train\.py|train_standalone|train_distribute|quickstart\.sh', command):
-            ranks = 8 if '_8p' in command else 2 if 'train_distribute' in command else 1
-            command += ' ' + small.replace('batch_size=8', f'batch_size={8 // ranks}')
-            command += ' epochs=1' if ranks > 1 else ''              # other tests take many ranks to the end
-        ours = r'(?<=\s)(scripts/|(?:train|eval\w*|export|prepare)\.py|src/)(?=\S* |\S*$)'
-        command = re.sub(ours, rf'{PROJECT}/\1', command)
-        done = bash(command, tmp_path, START_SECONDS='300', QUICKSTART_DIR=str(quick), PYTHONPATH=str(PROJECT))
-        assert done.returncode == 0, f'{command}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}'
-    assert 'Synthetic faces' in (quick / 'report.html').read_text() and (quick / 'trained_lfw.json').exists()
