@@ -107,12 +107,22 @@ PATH_KEYS = ('data_path', 'train_list', 'root_path', 'lfw_img_list', 'lfw_pairs_
 
 
 def lightcnn9_ms1m() -> edict:
-    """LightCNN-9 on the cleaned MS-Celeb-1M list, exactly as its authors trained it."""
+    """LightCNN-9 on the cleaned MS-Celeb-1M list, exactly as its authors trained it.
+
+    Result: LFW 100%-EER 98.70, BLUFR VR 96.80 and DIR 83.06 percent, published by others, not measured here.
+    Cost: 80 epochs of 5 million faces; 4.2 to 4.4 s a step of 128 on two CPU cores, so take cards.
+    Command: bash scripts/train_distribute_8p.sh hccl.json --dataset_path ms1m
+    """
     return copy.deepcopy(lightcnn_cfg)
 
 
 def lightcnn9_celebrities() -> edict:
-    """LightCNN-9 for a few hundred people on two CPU cores: small faces, strong augmentation, a cosine softmax."""
+    """LightCNN-9 for a few hundred people on two CPU cores: small faces, strong augmentation, cosine schedule.
+
+    Result: LFW 100%-EER 83.00 (95 % interval 81.61 to 84.39), BLUFR VR 10.88 and DIR 3.85 percent, from 5,982 faces.
+    Cost: 31 minutes on two CPU cores, 139 images/s.
+    Command: DEVICE_TARGET=CPU bash scripts/train_standalone.sh 0 --recipe lightcnn9_celebrities --dataset_path faces
+    """
     cfg = lightcnn9_ms1m()
     cfg.num_classes = 293
     cfg.image_size, cfg.resize_size = 48, 54
@@ -131,7 +141,12 @@ def lightcnn9_celebrities() -> edict:
 
 
 def quickstart() -> edict:
-    """The celebrities recipe on faces drawn from numbers, small enough for a few minutes on two CPU cores."""
+    """The celebrities recipe on procedurally generated faces, small enough for a few minutes on two CPU cores.
+
+    Result: LFW 100%-EER 90.43 to 90.83, BLUFR VR 12.8 to 17.0 percent, seen on two machines; nothing about people.
+    Cost: 5 minutes on two CPU cores, installation and evaluation included.
+    Command: bash scripts/quickstart.sh
+    """
     cfg = lightcnn9_celebrities()
     cfg.num_classes = 100
     cfg.image_size, cfg.resize_size = 32, 36
