@@ -2,8 +2,8 @@
 
     python benchmarks/convert_speed.py --root faces/train --list faces/train_list.txt
 
-States what checking every row and picture, and being able to go on after a kill, costs: the plain way reads line by
-line in one process, decodes the base64 and writes the file, and checks nothing. --copies makes the file larger.
+States the cost of checking every row and picture and of resuming after a kill: the plain way reads line by line in
+one process, decodes the base64 and writes the file, and checks nothing. --copies makes the file larger.
 """
 import argparse
 import base64

@@ -1,4 +1,4 @@
-"""LFW and BLUFR from features: ours beside the well-known port's way and a vectorised NumPy one, in one run.
+"""LFW and BLUFR from features: ours beside the way of existing scripts and a vectorised NumPy one, in one run.
 
     python benchmarks/eval_speed.py --dataset_path faces
     python benchmarks/eval_speed.py --dataset_path faces --ckpt ckpt       # also: embedding beside the bare network
@@ -24,7 +24,7 @@ from src.config import get_config  # noqa: E402
 from src.data import lists  # noqa: E402
 from src.scoring import metrics  # noqa: E402
 
-CONTENDERS = {'port': "the port's way", 'numpy': 'vectorised NumPy', 'ours': 'ours'}
+CONTENDERS = {'scripts': 'existing scripts', 'numpy': 'vectorised NumPy', 'ours': 'ours'}
 
 
 def make_features(labels):
@@ -34,7 +34,7 @@ def make_features(labels):
     return centres[labels] + np.float32(2.5) * rng.standard_normal((len(labels), 256)).astype(np.float32)
 
 
-def port_lfw(features, genuine, impostor):
+def script_lfw(features, genuine, impostor):
     """Pair by pair, then all thresholds compared with all scores."""
     def cosine(a, b):
         return np.dot(a, b) / (np.linalg.norm(a) * np.linalg.norm(b))
@@ -54,7 +54,7 @@ def numpy_lfw(features, genuine, impostor):
     return 1 - metrics.equal_error_rate(far, tpr)
 
 
-def port_trial(features, labels, trial):
+def script_trial(features, labels, trial):
     """The authors' functions line by line: whole float64 matrices, full sorts, all thresholds against all scores."""
     unit = features.astype(np.float64)
     unit /= np.linalg.norm(unit, axis=1, keepdims=True)
@@ -111,7 +111,7 @@ def contender(name, protocol, cfg):
     features = make_features(labels)
     if protocol == 'lfw':
         pairs = lists.load_lfw_pairs(cfg.lfw_pairs_mat_path, len(names))
-        run = {'port': port_lfw, 'numpy': numpy_lfw, 'ours': lambda *a: metrics.lfw(*a)['eer100']}[name]
+        run = {'scripts': script_lfw, 'numpy': numpy_lfw, 'ours': lambda *a: metrics.lfw(*a)['eer100']}[name]
         run(features[:20], *(np.arange(20).reshape(10, 2) for _ in range(2)))               # compiles or loads
         seconds, value = timed(run, features, *pairs)
     elif name == 'ours':
@@ -120,7 +120,7 @@ def contender(name, protocol, cfg):
         seconds, result = timed(metrics.blufr, features, blufr)
         value = metrics.blufr_reported(result)[0][0]
     else:
-        run = {'port': port_trial, 'numpy': numpy_trial}[name]
+        run = {'scripts': script_trial, 'numpy': numpy_trial}[name]
         seconds, (vr, _) = timed(run, features, labels, blufr.trials[0])
         seconds, value = seconds * len(blufr.trials), vr[np.argmin(np.abs(metrics.VR_FARS - metrics.REPORT_VR_FAR))]
     return {'seconds': seconds, 'value': 100 * float(value),
@@ -135,20 +135,16 @@ def timed(function, *arguments):
 
 def embedding_lines(cfg, ckpt, num_images):
     """Return the table of embedding beside the bare network on ready batches of the same size."""
-    from mindspore import Tensor
-
-    from src import device
+    from src import api
     from src.data.images import find_images
-    from src.embedding import embed
-    from src.training import checkpoint
-    device.set_up('CPU')
-    network, _, size = checkpoint.load_embedding(checkpoint.newest(ckpt), target='CPU')
+    network = api.load_network(ckpt, device_target='CPU')
     names = lists.load_blufr(cfg.blufr_config_mat_path)
     paths = find_images(cfg.root_path, lists.list_for_lfw(names)[0])[:num_images]
-    batch = Tensor(np.random.default_rng(0).random((64, 1, size, size), np.float32))
-    network(batch).asnumpy()
-    whole, _ = timed(embed, network, paths, size)
-    bare, _ = timed(lambda: [network(batch).asnumpy() for _ in range(-(-len(paths) // 64))])
+    shape = 64, network.face_format.num_channels, network.image_size, network.image_size
+    batch = np.random.default_rng(0).random(shape, np.float32)
+    network(batch)
+    whole, _ = timed(api.embed, network, paths)
+    bare, _ = timed(lambda: [network(batch) for _ in range(-(-len(paths) // 64))])
     return [f'{"embedding, " + str(len(paths)) + " images":<32}{"seconds":>10}{"images/s":>11}{"to the bare":>14}',
             f'{"  bare network, ready batches":<32}{bare:>10.1f}{len(paths) / bare:>11.1f}{1:>14.2f}',
             f'{"  ours, from files":<32}{whole:>10.1f}{len(paths) / whole:>11.1f}{whole / bare:>14.2f}']
@@ -165,8 +161,8 @@ def main():
     if args.contender:
         print(json.dumps(contender(*args.contender, cfg)))
         return
-    for protocol, what in (('lfw', 'LFW, 6,000 pairs'), ('blufr', 'BLUFR, 10 trials')):
-        print(f'{what:<32}{"seconds":>10}{"to ours":>11}{"peak GiB":>14}{"EER/VR, %":>13}')
+    for protocol, heading in (('lfw', 'LFW, 6,000 pairs'), ('blufr', 'BLUFR, 10 trials')):
+        print(f'{heading:<32}{"seconds":>10}{"to ours":>11}{"peak GiB":>14}{"EER/VR, %":>13}')
         rows = {name: measure(name, protocol, args.dataset_path) for name in CONTENDERS}
         for name, title in CONTENDERS.items():
             row = rows[name]

@@ -62,7 +62,7 @@ def memory(pid):
 
 
 def parts(cfg):
-    """Return GiB of what a training step of LightCNN-9 must hold at one time, with a batch that goes in parts."""
+    """Return the GiB that a training step of LightCNN-9 must hold at one time, with a batch that goes in parts."""
     weights = 25_803_653
     images = min(cfg.batch_size, PART)
     logits = images * cfg.num_classes

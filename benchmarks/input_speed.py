@@ -1,10 +1,10 @@
-"""The training input (read, crop, flip, scale, batch): packs and the folder beside the well-known port's pipeline.
+"""The training input (read, crop, flip, scale, batch): packs and the folder beside the pipeline of existing scripts.
 
     python benchmarks/input_speed.py --root faces/train --list faces/train_list.txt
 
-Claim: a raw pack gives 15 times or more the images per second of the port's way, cv2 and PIL operations in a
+Claim: a raw pack gives 15 times or more the images per second of existing scripts, cv2 and PIL operations in a
 GeneratorDataset, on the same images in the same run. Everything is read from the disk cache, 128x128 crops of 144x144,
-batch 128; one pass to warm up, then `--seconds` each. --train STEPS shows what the input costs a training on the CPU.
+batch 128; one pass to warm up, then `--seconds` each. --train STEPS shows the input's cost in a training on the CPU.
 """
 import argparse
 import os
@@ -27,7 +27,7 @@ from src.dataset import TrainingBatches, open_faces, prefetch  # noqa: E402
 BATCH = 128
 
 
-def port_way(root, names, labels, workers):
+def script_way(root, names, labels, workers):
     """Yield batches from a GeneratorDataset of cv2 pictures through PIL operations, one at a time."""
     import mindspore.dataset as ds
     from mindspore.dataset import transforms, vision
@@ -70,7 +70,8 @@ def images_per_second(batches, seconds, warm_up):
 def training_loss(cfg, steps):
     """Return seconds a training step on ready batches and through the loop that train.py runs, in turn, medians."""
     from src import device
-    from src.training.step import build_step, step_outputs
+    from src.training.outputs import step_outputs
+    from src.training.step import build_step
     step = build_step(cfg, device.set_up('CPU'))
     batches = TrainingBatches(open_faces(cfg), cfg)
     ready = *batches[0], np.float32(1e-4)
@@ -92,13 +93,15 @@ def main():
     flags.add_argument('--train', type=int, default=0, metavar='STEPS', help='time so many training steps too')
     args = flags.parse_args()
     names, labels = lists.read_image_list(args.list)
+    if len(names) < BATCH:
+        sys.exit(f'error: {args.list}: {len(names)} images, expected at least one batch of {BATCH}')
     workers = len(os.sched_getaffinity(0))
     settings = [f'num_classes={labels.max() + 1}', f'batch_size={BATCH}', f'num_workers={workers}']
     once = len(names) // BATCH
-    rows = {"the port's way": images_per_second(port_way(args.root, names, labels, workers), args.seconds, once)}
+    rows = {'existing scripts': images_per_second(script_way(args.root, names, labels, workers), args.seconds, once)}
     with tempfile.TemporaryDirectory() as folder:
         for encoding in ENCODINGS:
-            metadata = pack(args.root, args.list, os.path.join(folder, encoding), encoding, num_shards=2)
+            metadata = pack(args.root, args.list, os.path.join(folder, encoding), encoding=encoding, num_shards=2)
             cfg = get_config(settings=[*settings, f'train_list={folder}/{encoding}.json', 'data_path=.'])
             size = sum(open_faces(cfg).pack.lengths) / metadata['num_images']
             rows[f'{encoding} pack, {size:.0f} bytes a face'] = images_per_second(our_way(cfg), args.seconds, once)
@@ -107,7 +110,7 @@ def main():
                                    f'train_list={os.path.abspath(args.list)}'])
         rows[title] = images_per_second(our_way(cfg), args.seconds, once)
     base = next(iter(rows.values()))
-    print(f'{"training input, " + str(workers) + " threads":<40}{"images/s":>12}{"to the port":>14}')
+    print(f'{"training input, " + str(workers) + " threads":<40}{"images/s":>12}{"to scripts":>14}')
     for title, speed in rows.items():
         print(f'  {title:<38}{speed:>12.0f}{speed / base:>14.1f}')
     if args.train:

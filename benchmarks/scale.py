@@ -7,8 +7,8 @@ Claim: two one-core processes train 2.7 times as fast as PyTorch on the same two
 as one where the machine's host takes little of their time (steal), 1.75 times where it takes a tenth. Same network,
 batch, image size, SGD with momentum, fp32, random pictures. Every contender runs in processes of its own, in turn,
 `--rounds` times; the table shows medians of images/s and of the ratios within a round. Two processes share the batch,
-as train_standalone.sh has it, or have one each, as cards do. Those that are not joined train by themselves: what two
-cores of this machine are worth, without gradients to exchange.
+as train_standalone.sh has it, or have one each, as cards do. Those that are not joined train by themselves: the
+speed of two cores of this machine without gradients to exchange.
 """
 import argparse
 import json
@@ -53,13 +53,13 @@ def timed(step, num_steps):
 def run_mindspore(args):
     """Return images a second of all processes."""
     from src import device
-    here = device.set_up('CPU', run_distribute=PROCESSES.get(args.contender) is JOINED)
+    machine = device.set_up('CPU', run_distribute=PROCESSES.get(args.contender) is JOINED)
     from src.config import get_config
     from src.training.step import build_step
     batch_size = args.batch_size // (2 if args.contender == 'two' else 1)
     cfg = get_config('lightcnn9_ms1m', [f'batch_size={batch_size}', f'num_classes={NUM_CLASSES}',
                                         f'image_size={args.image_size}'])
-    step = build_step(cfg, here)
+    step = build_step(cfg, machine)
     batch = *random_batch(batch_size, args.image_size), np.ones((batch_size, 256), np.float32), np.float32(1e-4)
     num_processes = 2 if args.contender in PROCESSES else 1
     return num_processes * batch_size / timed(lambda: step.run(*batch)[0].asnumpy(), args.steps)
