@@ -71,7 +71,7 @@ class SubcenterArcFace(ArcFace):
     def cosines(self, embedding):
         """Return the largest cosine of every class: (N, C K) -> (N, C)."""
         shape = (embedding.shape[0], self.num_classes, self.options['sub_centers'])
-        return super().cosines(embedding).reshape(shape).max(2)
+        return ops.amax(super().cosines(embedding).reshape(shape), 2)
 
 
 class ExpFace(CosineHead):

@@ -129,7 +129,7 @@ class MPS(BatchHead):
         diagonal = ops.eye(score.shape[0], score.shape[0], mstype.float32)
         genuine = (score * diagonal).sum(1)
         others = score * (1.0 - diagonal)
-        hardest = ops.maximum(others.max(1), others.max(0))
+        hardest = ops.maximum(ops.amax(others, 1), ops.amax(others, 0))
         if self.options['rule'] == 'gluon':
             hardest = hardest.reshape(-1, 1)                                                # (H, 1) and (H,): all
         return ops.relu(0.5 * (self.options['margin'] + hardest - genuine)).mean(), self.hits(embedding, labels)

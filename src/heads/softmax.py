@@ -30,7 +30,7 @@ class Softmax(Head):
 
     def linear(self, x, weight):
         """Return x weight' + b: (N, D) x (C, D)' -> (N, C)."""
-        logits = self.matmul(x, weight)
+        logits = self.matmul(x.astype(weight.dtype), weight)
         return logits if self.bias is None else logits + self.bias
 
     def logits(self, embedding, labels):

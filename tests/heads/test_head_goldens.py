@@ -12,8 +12,7 @@ from head_goldens import CASES, LEFT_OUT, GoldenHead, golden_names, goldens
 
 
 LIMIT = 1e-5
-SMALL, LIMIT_SMALL = 1e-3, 4e-5          # a loss this small is a sum of exp(64 cos): a cosine's rounding counts 64 times
-ARRAYS = ('grad_', 'loss', 'scale', 't', 'adam_after', 'batch_mean', 'batch_std', 'it', 'bias')
+SMALL, LIMIT_SMALL = 1e-3, 4e-5          # a small loss is a sum of exp(64 cos): rounding counts 64 times
 UNUSED = {                               # {array: why no head gives it}
     'loss_per_sample': 'heads give means', 'triplets': 'tested through loss and gradients, and by itself below',
     'lamb': 'follows from the step', 'logits': 'a test of its own'}
