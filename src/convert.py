@@ -18,8 +18,10 @@ import re
 import shutil
 import sys
 import time
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
+from typing import BinaryIO, Optional
 
 if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
@@ -46,7 +48,7 @@ class Rejected(ValueError):
     """A row that cannot become an image; the text is the reason."""
 
 
-def parse_row(line):
+def parse_row(line: bytes) -> tuple:
     """Return (name 'MID/<rank>-<face id>.jpg', JPEG bytes) of one row; `Rejected` says why it has none."""
     columns = line.rstrip(b'\r\n').split(b'\t')
     if columns == [b'']:
@@ -74,12 +76,12 @@ def _decode(text, what):
         raise Rejected(f'the {what} is not base64') from None
 
 
-def key_of(name):
+def key_of(name: str) -> int:
     """Return 64 bits of a name's hash: millions of names are kept and compared as numbers."""
     return int.from_bytes(hashlib.blake2b(name.encode(errors='surrogateescape'), digest_size=8).digest(), 'little')
 
 
-def lines_of(file, start, end):
+def lines_of(file: BinaryIO, start: int, end: int) -> Iterator:
     """Yield the lines of a binary file that begin in [start, end), None for one longer than MAX_LINE."""
     if start:
         file.seek(start - 1)
@@ -99,7 +101,7 @@ def _skip_line(file):
         pass
 
 
-def write_new(path, data, temporary):
+def write_new(path: str, data: bytes, temporary: str) -> bool:
     """Write a file that is not there yet, whole or not at all. False if it is there with the same content.
 
     `Rejected` if it is there with another content: nothing is overwritten.
@@ -125,13 +127,13 @@ def write_new(path, data, temporary):
 class Part:
     """One part of the TSV file on its way: counts, rejected rows, and the keys of the images that came out."""
 
-    def __init__(self, job, number, start, end):
+    def __init__(self, job: dict, number: int, start: int, end: int):
         self.job, self.start, self.end, self.number = job, start, end, number
         self.stem = os.path.join(job['output_dir'], '.convert', f'part_{number:06d}')
         self.counts = {'rows': 0, 'images': 0, 'bytes': 0, 'rejected': 0, 'unlisted': 0}
         self.keys, self.packed = [], set()
 
-    def rows(self, clean):
+    def rows(self, clean: 'Optional[CleanList]') -> Iterator:
         """Yield (name, label, JPEG bytes) of the good rows; what the caller rejects meanwhile is noted too."""
         with open(self.job['tsv'], 'rb') as file, open(f'{self.stem}.tsv', 'w', encoding='utf-8') as rejected:
             for line in lines_of(file, self.start, self.end):
@@ -150,7 +152,7 @@ class Part:
                     rejected.write(f"{self.counts['rows']}\t{reason}\n")
                     self.counts['rejected'] += 1
 
-    def take(self, name, key, data):
+    def take(self, name: str, key: int, data: bytes) -> bool:
         """Count an image; True if it is to be written. `Rejected` if its name is there with another picture."""
         if self.job['format'] == 'folder':
             temporary = os.path.join(self.job['output_dir'], '.convert', f'tmp-{os.getpid()}')
@@ -164,7 +166,7 @@ class Part:
         return fresh
 
 
-def convert_part(job, number, start, end, clean):
+def convert_part(job: dict, number: int, start: int, end: int, clean: 'Optional[CleanList]') -> dict:
     """Write the images of one part and then, as the sign that it is finished, part_<number>.json; return its counts."""
     part = Part(job, number, start, end)
     metadata = {}
@@ -185,19 +187,20 @@ def convert_part(job, number, start, end, clean):
 class CleanList:
     """The names of a clean list as sorted 64-bit keys, 12 bytes each, with their labels."""
 
-    def __init__(self, file):
+    def __init__(self, file: str):
         rows = np.fromiter(((key_of(name), label) for name, label in lists.iterate_list(file)),
                            np.dtype([('key', np.uint64), ('label', np.int32)]))
         self.keys, first = np.unique(rows['key'], return_index=True)
         self.labels = rows['label'][first]
 
-    def label(self, key):
+    def label(self, key: int) -> Optional[int]:
         """Return the label of a name's key, None if it is not listed."""
         place = np.searchsorted(self.keys, np.uint64(key))
         return int(self.labels[place]) if place < len(self.keys) and int(self.keys[place]) == key else None
 
 
-def convert(tsv, output_dir, clean_list=None, workers=None, part_bytes=None, form='folder'):
+def convert(tsv: str, output_dir: str, clean_list: Optional[str] = None, workers: Optional[int] = None,
+            part_bytes: Optional[int] = None, form: str = 'folder') -> dict:
     """Convert a TSV file; return the counts of the whole. A run that was cut off goes on with the parts that are left.
 
     Raises ValueError if output_dir holds another conversion, OSError if the disk is too small.
@@ -305,7 +308,7 @@ def _finish(output_dir, work, num_parts, clean, clean_list):
     return total
 
 
-def main():
+def main() -> None:
     flags = cli.parser(__doc__.splitlines()[0], EXAMPLES)
     flags.add_argument('--file_path', required=True, metavar='TSV')
     flags.add_argument('--output_dir', required=True, metavar='DIR')
