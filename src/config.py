@@ -16,6 +16,7 @@ from easydict import EasyDict as edict
 from src.data.augment import AUGMENTS
 from src.data.face_format import FACE_FORMATS
 from src.lr_generator import SCHEDULES, WARMUPS, numbers
+from src.options import from_text
 
 PROJECT_DIR = Path(__file__).resolve().parent.parent
 
@@ -181,7 +182,7 @@ def get_config(recipe: str = 'lightcnn9_ms1m', settings: Iterable = (), dataset_
         key = OTHER_NAMES.get(key, key)
         if key not in cfg or key in PART_OPTIONS.values():
             raise ValueError(f"unknown setting '{key}'; settings: {', '.join(sorted(cfg))}")
-        cfg[key] = _parse(key, text)
+        cfg[key] = from_text(key, type(lightcnn_cfg[key]), text)
     check_config(cfg)
     for key in PATH_KEYS:
         cfg[key] = _locate(key, cfg[key], dataset_path)
@@ -219,18 +220,6 @@ def _check_parts(cfg: edict) -> None:
         from src.heads import head_options
         checked = head_options(cfg.loss, cfg.head_options)
         cfg.head_options = edict({key: checked[key] for key in cfg.head_options})
-
-
-def _parse(key, text):
-    kind = type(lightcnn_cfg[key])
-    if kind is bool:
-        if text.lower() not in ('true', 'false'):
-            raise ValueError(f"{key}='{text}' is not true or false")
-        return text.lower() == 'true'
-    try:
-        return kind(text)
-    except ValueError:
-        raise ValueError(f"{key}='{text}' is not {'an integer' if kind is int else 'a number'}") from None
 
 
 def _check_value(key, value, kind):

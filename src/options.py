@@ -28,7 +28,7 @@ def checked_options(owner: str, declared: Mapping, given: Mapping) -> dict:
 
 def _checked(name: str, option: Option, value: Any) -> Any:
     kind = type(option.default)
-    value = _from_text(name, kind, value) if isinstance(value, str) and kind is not str else value
+    value = from_text(name, kind, value) if isinstance(value, str) and kind is not str else value
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     if kind is not type(None) and type(value) is not kind:
@@ -43,7 +43,8 @@ def _checked(name: str, option: Option, value: Any) -> Any:
     return value
 
 
-def _from_text(name: str, kind: type, text: str) -> Any:
+def from_text(name: str, kind: type, text: str) -> Any:
+    """Return `text` as a value of type `kind`; ValueError names the option."""
     if kind is bool:
         if text.lower() not in ('true', 'false'):
             raise ValueError(f"{name}='{text}' is not true or false")
