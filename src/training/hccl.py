@@ -20,7 +20,7 @@ class Card(NamedTuple):
     device_ip: str
 
 
-def read_rank_table(file):
+def read_rank_table(file: str) -> dict:
     """Return {server id: its cards by rank}; ValueError says what is wrong with the file and where."""
     table = read_json(file, 'no such rank table; scripts/make_hccl_json.py writes one')
     if not isinstance(table, dict) or not isinstance(table.get('server_list'), list) or not table['server_list']:
@@ -76,7 +76,7 @@ def _check_counts(file, table, servers):
                          "missing or there twice")
 
 
-def this_host(file, servers):
+def this_host(file: str, servers: dict) -> str:
     """Return the server id of this host; the only one, or the one whose id is an address or name of this host."""
     if len(servers) == 1:
         return next(iter(servers))
@@ -88,7 +88,7 @@ def this_host(file, servers):
     return found[0]
 
 
-def own_addresses():
+def own_addresses() -> set:
     """Return the names and addresses by which a rank table may call this host."""
     name = socket.gethostname()
     own = {name, os.environ.get('LIGHTCNN_SERVER_ID', name)}
@@ -100,7 +100,7 @@ def own_addresses():
     return own
 
 
-def check_visible(file, cards, dev='/dev'):
+def check_visible(file: str, cards: list, dev: str = '/dev') -> None:
     """Raise ValueError unless every card is a device of this host."""
     absent = [card.device_id for card in cards if not os.path.exists(os.path.join(dev, f'davinci{card.device_id}'))]
     if absent:
@@ -108,7 +108,7 @@ def check_visible(file, cards, dev='/dev'):
                          "host")
 
 
-def rank_table(server_id, device_ips):
+def rank_table(server_id: str, device_ips: dict) -> dict:
     """Return the rank table, as a dict, of one server. device_ips: {device id: its address}."""
     devices = [{'device_id': str(device), 'device_ip': ip, 'rank_id': str(rank)}
                for rank, (device, ip) in enumerate(sorted(device_ips.items()))]

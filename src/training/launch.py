@@ -20,6 +20,7 @@ import subprocess
 import sys
 import threading
 import time
+from typing import Optional
 
 from src import cli
 from src.config import PROJECT_DIR, get_config
@@ -36,7 +37,7 @@ def _device_num(text):
     return text if text == 'auto' else int(text)
 
 
-def parse(arguments):
+def parse(arguments: list) -> tuple:
     flags = argparse.ArgumentParser(prog='launch', description=__doc__.splitlines()[0],
                                     epilog='Further arguments, after --, go to train.py.')
     flags.add_argument('--device_num', type=_device_num, required=True, metavar='N|auto', help='processes in all, over '
@@ -47,7 +48,7 @@ def parse(arguments):
     return flags.parse_args(arguments[:split]), arguments[split + 1:]
 
 
-def share_batch(arguments, cores):
+def share_batch(arguments: list, cores: int) -> tuple:
     """Return (number of processes, train.py's arguments) so that one-core processes share the batch of `arguments`."""
     flags = argparse.ArgumentParser(add_help=False)
     cli.add_config_flags(flags)
@@ -58,7 +59,7 @@ def share_batch(arguments, cores):
     return ranks, [*arguments, '--set', f'batch_size={batch_size // ranks}']
 
 
-def plan(args):
+def plan(args: argparse.Namespace) -> list:
     """Return the environment, {} of strings, of every process of this host, the scheduler first where there is one."""
     if args.device_target not in ('Ascend', 'GPU', 'CPU'):
         raise ValueError(f"DEVICE_TARGET '{args.device_target}' is not one of Ascend, GPU, CPU")
@@ -70,17 +71,17 @@ def plan(args):
     total = sum(map(len, servers.values()))
     if total != args.device_num:
         raise ValueError(f"{args.hccl_json}: holds {total} devices, {args.device_num} were asked for")
-    here = hccl.this_host(args.hccl_json, servers)
+    this_host = hccl.this_host(args.hccl_json, servers)
     if args.device_target != 'Ascend':
         first = next(server for server, cards in servers.items() if cards[0].rank == 0)
-        return cluster(total, [(card.rank, card.device_id) for card in servers[here]],
+        return cluster(total, [(card.rank, card.device_id) for card in servers[this_host]],
                        '127.0.0.1' if len(servers) == 1 else first)
-    hccl.check_visible(args.hccl_json, servers[here])
+    hccl.check_visible(args.hccl_json, servers[this_host])
     return [{'RANK_TABLE_FILE': os.path.abspath(args.hccl_json), 'RANK_ID': str(card.rank), 'RANK_SIZE': str(total),
-             'DEVICE_ID': str(card.device_id)} for card in servers[here]]
+             'DEVICE_ID': str(card.device_id)} for card in servers[this_host]]
 
 
-def cluster(total, ranks, host):
+def cluster(total: int, ranks: list, host: str) -> list:
     """Return the environments of a dynamic cluster; the host of rank 0 runs its scheduler."""
     port = os.environ.get('MASTER_PORT') or (str(_free_port()) if host == '127.0.0.1' else '8118')
     common = {'MS_WORKER_NUM': str(total), 'MS_SCHED_HOST': host, 'MS_SCHED_PORT': port, 'MS_TOPO_TIMEOUT': '600',
@@ -97,16 +98,16 @@ def _free_port():
         return probe.getsockname()[1]
 
 
-def memory_for(device_target, device_num, environments):
+def memory_for(device_target: str, device_num: int, environments: list) -> Optional[int]:
     """Return a file descriptor of memory that the ranks may share: on the CPU, if all of them are on this host."""
-    here = sum('RANK_ID' in environment for environment in environments)
-    return os.memfd_create('lightcnn') if device_target == 'CPU' and here == device_num > 1 else None
+    num_ranks = sum('RANK_ID' in environment for environment in environments)
+    return os.memfd_create('lightcnn') if device_target == 'CPU' and num_ranks == device_num > 1 else None
 
 
 class Rank:
     """One running process of this host and its log."""
 
-    def __init__(self, environment, command, log_dir, shared_memory=None):
+    def __init__(self, environment: dict, command: list, log_dir: str, shared_memory: Optional[int] = None):
         self.number = int(environment['RANK_ID']) if 'RANK_ID' in environment else None       # None: the scheduler
         self.name = 'scheduler' if self.number is None else f'rank {self.number}'
         self.log = os.path.join(log_dir, f"{self.name.replace(' ', '_')}.log")
@@ -130,11 +131,11 @@ class Rank:
                 sys.stdout.buffer.write(line)
                 sys.stdout.buffer.flush()
 
-    def last_lines(self):
+    def last_lines(self) -> list:
         with open(self.log, encoding='utf-8', errors='replace') as log:
             return log.read()[-100_000:].splitlines()[-LAST_LINES:]
 
-    def kill(self):
+    def kill(self) -> None:
         if self.process.poll() is None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.process.pid, signal.SIGKILL)
@@ -151,7 +152,7 @@ def _on_signal(number, _):
     raise Stopped(number)
 
 
-def run(environments, command, log_dir=LOG_DIR, shared_memory=None):
+def run(environments: list, command: list, log_dir: str = LOG_DIR, shared_memory: Optional[int] = None) -> int:
     """Run one process per environment to the end; return 0, or the code of the first that fails.
 
     shared_memory: a file descriptor that the processes inherit, see `src.cpu.host_mean`.
@@ -211,7 +212,7 @@ def _leave(ranks, number):
     return 128 + number
 
 
-def main():
+def main() -> None:
     args, further = parse(sys.argv[1:])
     if args.device_num == 'auto':
         args.device_num, further = share_batch(further, len(os.sched_getaffinity(0)))

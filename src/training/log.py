@@ -5,6 +5,7 @@ import os
 import time
 
 import numpy as np
+from easydict import EasyDict as edict
 
 from src.data.lists import write_text
 
@@ -12,7 +13,8 @@ from src.data.lists import write_text
 class TrainLog:
     """Lines for people on the terminal and the same as JSON in train_log.jsonl; only rank 0 writes."""
 
-    def __init__(self, file, cfg, global_batch, steps_per_epoch, num_steps, first_step, is_writer):
+    def __init__(self, file: str, cfg: edict, global_batch: int, steps_per_epoch: int, num_steps: int, first_step: int,
+                 is_writer: bool):
         self.file, self.cfg, self.is_writer = file, cfg, is_writer
         self.global_batch, self.steps_per_epoch, self.num_steps = global_batch, steps_per_epoch, num_steps
         self.first_step = self.last_step = self.epoch_step = first_step
@@ -26,7 +28,7 @@ class TrainLog:
         rows = read_log(self.file)
         write_text(self.file, ''.join(json.dumps(r) + '\n' for r in rows if r['step'] <= step))
 
-    def step(self, step, loss, hits, lr):
+    def step(self, step: int, loss: float, hits: float, lr: float) -> None:
         """Take in one step; print and write a line every log_steps and at the end of an epoch."""
         if math.isfinite(loss):                        # an overflow that the loss scale skips is not
             self.losses.append(loss)
@@ -38,7 +40,8 @@ class TrainLog:
         if ends_epoch:
             self._epoch_line(step)
 
-    def epoch_of(self, step):
+    def epoch_of(self, step: int) -> int:
+        """Return the epoch, from 1, of a step."""
         return 1 + (step - 1) // self.steps_per_epoch
 
     def _line(self, step, lr):
@@ -46,10 +49,10 @@ class TrainLog:
         row = {'step': step, 'epoch': self.epoch_of(step), 'loss': float(np.mean(self.losses or [math.inf])),
                'lr': float(lr), 'top1': self.hits / (self.num_seen * self.global_batch),
                'images_per_s': num * self.global_batch / (now - self.last_time)}
-        left = (now - self.start) / (step - self.first_step) * (self.num_steps - step)
+        remaining = (now - self.start) / (step - self.first_step) * (self.num_steps - step)
         self.say(f"epoch: {row['epoch']} step: {1 + (step - 1) % self.steps_per_epoch}, loss is {row['loss']:.5g}, "
                  f"lr {row['lr']:.4g}, top-1 {100 * row['top1']:.1f} %, {row['images_per_s']:.1f} images/s, "
-                 f"{duration(left)} left")
+                 f"{duration(remaining)} left")
         self.write(row)
         self.losses, self.hits, self.num_seen, self.last_step, self.last_time = [], 0.0, 0, step, now
 
@@ -59,17 +62,19 @@ class TrainLog:
         self.say(f"epoch time: {milliseconds:.3f} ms, per step time: {milliseconds / num:.3f} ms")
         self.epoch_time, self.epoch_step = time.time(), step
 
-    def say(self, text):
+    def say(self, text: str) -> None:
+        """Print a line for people."""
         if self.is_writer:
             print(text, flush=True)
 
-    def write(self, row):
+    def write(self, row: dict) -> None:
+        """Append a row to the file."""
         if self.is_writer:
             with open(self.file, 'a', encoding='utf-8') as log:
                 log.write(json.dumps(row) + '\n')
 
 
-def read_log(file):
+def read_log(file: str) -> list:
     """Return the rows of a train_log.jsonl; a last line cut off by a kill is left out."""
     rows = []
     if os.path.exists(file):
@@ -82,7 +87,7 @@ def read_log(file):
     return rows
 
 
-def duration(seconds):
+def duration(seconds: float) -> str:
     """Return seconds as h:mm:ss."""
     minutes, seconds = divmod(int(seconds + 0.5), 60)
     return f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}"

@@ -1,11 +1,8 @@
-"""One training step as a Cell: forward, backward, averaged gradients, SGD; and the loop over steps and batches.
+"""One training step as a Cell: forward, backward, averaged gradients, SGD.
 
     step = build_step(cfg, device)
     loss, hits, updated = step.run(images, labels, noise, lr)                  # arrays
-    for done, loss, hits, updated in step_outputs(step, batches, rate, range(first, last), cfg): ...
 """
-import math
-from collections.abc import Callable, Iterator
 from typing import Any, Optional
 
 import mindspore as ms
@@ -16,12 +13,12 @@ from mindspore.common.initializer import initializer
 
 from src.backbone import Backbone
 from src.cpu.host_mean import host_mean
-from src.dataset import TrainingBatches, prefetch
 from src.device import Device
 from src.heads.head import Head
 from src.training.network import TrainingNetwork, training_network
 
 PART = 32                        # images that go through the network at once on the CPU
+BUCKET = 2 ** 21                 # gradients that cards sum in one call, 8 MB: large enough for full bandwidth
 
 
 def num_parts(batch_size: int) -> int:
@@ -30,15 +27,29 @@ def num_parts(batch_size: int) -> int:
     return next(fitting, 1)
 
 
+def bucket_reducer(weights: ParameterTuple, rank_size: int) -> nn.Cell:
+    """Return MindSpore's mean of gradients over ranks, in buckets of BUCKET numbers in the order of the backward pass.
+
+    It comes to the last weights first: the sum of their bucket runs on the links while the others are computed.
+    """
+    bucket, held = 1, 0
+    for weight in reversed(weights):
+        if held and held + weight.size > BUCKET:
+            bucket, held = bucket + 1, 0
+        weight.comm_fusion, held = bucket, held + weight.size
+    return nn.DistributedGradReducer(weights, mean=True, degree=rank_size)
+
+
 class TrainStep(nn.Cell):
     """Forward, backward and SGD with momentum: (images, labels, noise, lr) -> (loss, top-1 hits, updated or not).
 
-    Gradients are averaged over `rank_size` processes, in shared memory where the launcher gave some. With a loss
-    scaler, a step whose gradients are not finite changes no weight and lowers the scale.
+    Gradients are averaged over `rank_size` processes: `on_cards` in buckets, else in shared memory where the launcher
+    gave some. With a loss scaler, a step whose gradients are not finite on every rank changes no weight and lowers the
+    scale, on all ranks alike. parts: the network before mixed precision wrapped it.
     """
 
     def __init__(self, network: nn.Cell, cfg: edict, rank: int = 0, rank_size: int = 1, loss_scaler: Any = None,
-                 parts: Optional[TrainingNetwork] = None):
+                 parts: Optional[TrainingNetwork] = None, on_cards: bool = False):
         super().__init__(auto_prefix=False)
         self.network = network
         parts = parts or network
@@ -52,7 +63,9 @@ class TrainStep(nn.Cell):
         self.update = ops.ApplyMomentum()
         self.rank_size = rank_size
         self.sum = ops.AllReduce() if rank_size > 1 else None
-        self.host_mean = host_mean(rank, rank_size, [w.shape for w in self.weights])
+        on_cards = on_cards and rank_size > 1
+        self.reducer = bucket_reducer(self.weights, rank_size) if on_cards else None
+        self.host_mean = None if on_cards else host_mean(rank, rank_size, [w.shape for w in self.weights])
         self.scaler = loss_scaler
         self.clip_norm, self.one = cfg.clip_norm, Tensor(1.0, ms.float32)
         self.value_and_grad = ms.value_and_grad(self.forward, None, self.weights, has_aux=True)
@@ -66,6 +79,16 @@ class TrainStep(nn.Cell):
     def head(self) -> Head:
         """The head on top of it."""
         return self.parts[1]
+
+    @property
+    def common_state(self) -> list:
+        """What must be equal on all ranks: the weights and what the head remembers, but not BatchNorm's statistics."""
+        return [*self.weights, *(p for p in self.state if p.name.startswith('head.'))]
+
+    @property
+    def own_statistics(self) -> list:
+        """What each rank measures for itself: BatchNorm's running means and variances."""
+        return [p for p in self.state if not p.name.startswith('head.')]
 
     def zeros(self, prefix: str) -> ParameterTuple:
         """Return a parameter of zeros for every weight; its memory is not touched before it is used."""
@@ -93,7 +116,7 @@ class TrainStep(nn.Cell):
         finite = Tensor(True)
         if self.scaler is not None:
             loss = self.scaler.unscale(loss)
-            finite = ms.amp.all_finite(grads)
+            finite = self.finite_everywhere(grads)
             grads = self.scaler.unscale(grads)
             self.scaler.adjust(finite)
             if finite:
@@ -102,13 +125,25 @@ class TrainStep(nn.Cell):
             loss = ops.depend(loss, self.apply(grads, lr))
         return loss, hits, finite
 
+    def finite_everywhere(self, grads):
+        """Return whether no rank has seen an overflow.
+
+        On a first-generation 910, and wherever overflows saturate, a card knows of its own only: the averaged gradients
+        are finite then, and ranks that decided for themselves would part.
+        """
+        finite = ms.amp.all_finite(grads)
+        if self.rank_size > 1:
+            finite = self.sum(1.0 - finite.astype(ms.float32)) < 0.5
+        return finite
+
     def averaged(self, loss, hits, grads):
         """Return mean loss, all hits and mean gradients of all ranks."""
         if self.host_mean is not None:
             loss = self.sum(ops.depend(loss, self.host_mean.write(*grads)))         # waits until all have written
             grads = self.host_mean.mean(loss)
             return loss / self.rank_size, self.sum(ops.depend(hits, grads)), grads  # until all have read
-        return self.sum(loss) / self.rank_size, self.sum(hits), self.all_reduced(grads)
+        mean = self.all_reduced(grads) if self.reducer is None else self.reducer(grads)
+        return self.sum(loss) / self.rank_size, self.sum(hits), mean
 
     def all_reduced(self, grads):
         """Return the mean over ranks: all gradients in one call, since each call costs its own round trip."""
@@ -182,54 +217,28 @@ class SplitStep(TrainStep):
         return outputs
 
 
+def mixed_precision(network: TrainingNetwork) -> nn.Cell:
+    """Return the network in float16 but for its normalisation layers and its head; losses are float32.
+
+    A head works with lengths, margins and scales: in float16 the square of 256 overflows and 1e-12 is zero. Its product
+    with the class weights is a small share of the whole.
+    """
+    mixed = ms.amp.auto_mixed_precision(network, 'O2')
+    network.head.to_float(ms.float32)
+    return mixed
+
+
 def build_step(cfg: edict, device: Device) -> TrainStep:
     """Return the step of a run: fp32 on the CPU, large batches in parts; elsewhere mixed precision, dynamic scale."""
     ms.set_seed(cfg.seed)
     network = training_network(cfg, device.target)
+    network.head.set_ranks(device.rank, device.rank_size)
     if device.target == 'CPU':
         splits = num_parts(cfg.batch_size) > 1 and not network.needs_whole_batch
         kind = SplitStep if splits else TrainStep
         step = kind(network, cfg, device.rank, device.rank_size)
     else:
         scaler = ms.amp.DynamicLossScaler(scale_value=2.0 ** 16, scale_factor=2, scale_window=2000)
-        mixed = ms.amp.auto_mixed_precision(network, 'O2')
-        step = TrainStep(mixed, cfg, device.rank, device.rank_size, scaler, network)
+        step = TrainStep(mixed_precision(network), cfg, device.rank, device.rank_size, scaler, network, on_cards=True)
     step.set_train()
     return step
-
-
-def step_outputs(step: TrainStep, batches: TrainingBatches, rate: Callable, steps: range, cfg: edict) -> Iterator:
-    """Yield (number of steps done, loss, top-1 hits, updated) as floats, in order.
-
-    With cfg.sink_size > 1 (Ascend, GPU) that many steps run per call on the device, cut so that checkpoints keep
-    their steps; otherwise threads prepare the next batches while one step runs.
-    """
-    def get(k):
-        return *batches[k], np.float32(rate(k))
-
-    if cfg.sink_size > 1:
-        yield from _sunk_outputs(step, get, steps, batches, cfg)
-        return
-    for k, batch in zip(steps, prefetch(get, steps, cfg.num_workers)):
-        yield k + 1, *(float(x.asnumpy()) for x in step.run(*batch))
-
-
-def _sunk_outputs(step, get, steps, batches, cfg):
-    # a sink must not run over the end of an epoch or of the training, nor over a step that is saved
-    size = math.gcd(cfg.sink_size, math.gcd(cfg.save_checkpoint_steps, math.gcd(batches.steps_per_epoch, steps.start)))
-    if size != cfg.sink_size:
-        print(f"sink_size {cfg.sink_size} does not divide {batches.steps_per_epoch} steps an epoch, "
-              f"save_checkpoint_steps and the first step; {size} is used", flush=True)
-
-    class Source:
-        def __len__(self):
-            return len(steps)
-
-        def __getitem__(self, i):
-            return get(steps[i])
-
-    dataset = ms.dataset.GeneratorDataset(Source(), ['images', 'labels', 'noise', 'lr'], shuffle=False,
-                                          num_parallel_workers=cfg.num_workers, python_multiprocessing=False)
-    sink = ms.data_sink(step, dataset, sink_size=size, jit_config=ms.JitConfig())
-    for done in range(size, len(steps) + 1, size):
-        yield steps[done - 1] + 1, *(float(x.asnumpy()) for x in sink())

@@ -22,12 +22,14 @@ from src.dataset import TrainingBatches, open_faces
 from src.device import Device
 from src.lr_generator import learning_rate, scale_lr
 from src.training import checkpoint
-from src.training.guards import StopSignals, Watchdog, check_same_weights
+from src.training.guards import StopSignals, Watchdog, check_same_weights, take_statistics_of_rank_0, wait_for_all
 from src.training.log import TrainLog, read_log
+from src.training.outputs import Output, step_outputs
 from src.training.plot import plot_training
-from src.training.step import TrainStep, build_step, step_outputs
+from src.training.step import TrainStep, build_step
 
 MAX_SKIPPED = 50                 # overflows in a row that a loss scale may cause; more is a training that has failed
+SCALE = ('loss_scale', 'loss_scale_steps')       # saved where there is a loss scale: on cards, not on the CPU
 
 
 class Saver:
@@ -51,7 +53,7 @@ class Saver:
     def _parameters(self) -> dict:
         state = {p.name: p for p in [*self.step.weights, *self.step.moments, *self.step.state]}
         if self.step.scaler is not None:
-            state['loss_scale'], state['loss_scale_steps'] = self.step.scaler.scale_value, self.step.scaler.counter
+            state.update(zip(SCALE, (self.step.scaler.scale_value, self.step.scaler.counter)))
         return state
 
     def _metadata(self, done: int) -> dict:
@@ -67,7 +69,10 @@ class Saver:
                           f'{face.test_side}x{face.test_side}, area-resized to image_size'}}
 
     def restore(self, path: str) -> tuple:
-        """Load the newest checkpoint that `path` means; return (number of steps it has done, its file)."""
+        """Load the newest checkpoint that `path` means; return (number of steps it has done, its file).
+
+        One that the CPU wrote has no loss scale: a card then starts with the first one, and finds its own.
+        """
         ckpt = checkpoint.newest(path, with_metadata=True)
         metadata = checkpoint.read_metadata(ckpt)
         if metadata is None or 'step' not in metadata:
@@ -75,6 +80,8 @@ class Saver:
                              "resumed")
         self._check(ckpt, metadata)
         loaded, wanted = checkpoint.load_parameters(ckpt), self._parameters()
+        if not any(name in loaded for name in SCALE):
+            wanted = {name: parameter for name, parameter in wanted.items() if name not in SCALE}
         wrong = [n for n, p in wanted.items() if n not in loaded or loaded[n].shape != p.shape]
         if wrong:
             raise ValueError(f"{ckpt}: {len(wrong)} parameters are missing or of another shape, such as {wrong[0]}")
@@ -128,7 +135,8 @@ def train(cfg: edict, device: Device, recipe: str, ckpt_dir: str, *, resume: Opt
             return training.run(stop, watchdog, evaluate, eval_every)
         except (OSError, ValueError):            # the input or the disk failed in the middle: keep what was learnt
             with contextlib.suppress(OSError):
-                training.save()
+                if training.settled:
+                    training.save()
             raise
 
 
@@ -139,13 +147,14 @@ class Training:
         self.cfg, self.device, self.ckpt_dir = cfg, device, ckpt_dir
         faces = open_faces(cfg)
         self.num_bad = faces.check(cfg, ckpt_dir, device)
+        wait_for_all(device)
         self.step = build_step(cfg, device)
         self.batches = TrainingBatches(faces, cfg, device.rank, device.rank_size, self.step.backbone.noise_size)
         self.per_epoch, self.num_steps = self.batches.steps_per_epoch, len(self.batches)
         if cfg.scale_lr:
             scale_lr(cfg, RECIPES[recipe]().batch_size, self.batches.global_batch, self.per_epoch)
         self.saver = Saver(ckpt_dir, cfg, recipe, self.step, self.batches, device.rank == 0)
-        self.first = self.done = self.num_skipped = 0
+        self.first, self.done, self.settled = 0, 0, True       # settled: the weights are those after `done` steps
 
     def begin(self, resume: Optional[str], finetune: Optional[str]) -> None:
         """Restore or finetune as asked, open the log and say what is about to happen."""
@@ -181,26 +190,40 @@ class Training:
 
     def run(self, stop: StopSignals, watchdog: Watchdog, evaluate: Optional[Callable], eval_every: int) -> int:
         """Do all steps that are left; return the number of steps done."""
-        cfg, ranks = self.cfg, self.device.rank_size
-        if ranks > 1:
+        if self.device.rank_size > 1:
             check_same_weights(self.step, self.device, self.done)
         left = range(self.first, self.num_steps)
-        for done, loss, hits, updated in step_outputs(self.step, self.batches, self.rate, left, cfg):
-            self.done = done
+
+        def pause(done: int) -> bool:
+            return bool(stop.number or self._saves(done) or self._evaluates(done, done - 1, eval_every) or
+                        self._compares(done, done - 1))
+        for output in step_outputs(self.step, self.batches, self.rate, left, self.cfg, pause):
+            before, self.done, self.settled = self.done, output.done, output.settled
             watchdog.alive()
-            self._check_finite(loss, updated)
-            self.log.step(self.done, loss, hits, self.rate(self.done - 1))
-            if ranks > 1 and cfg.check_every and self.done % cfg.check_every == 0:
+            self._check_finite(output)
+            self.log.step(self.done, output.loss, output.hits, self.rate(self.done - 1))
+            if self._compares(self.done, before):
                 check_same_weights(self.step, self.device, self.done)
-            if stop.number:
+            if stop.number and output.settled:
                 self._leave(stop.number)
-            if self.done % cfg.save_checkpoint_steps == 0 and self.done < self.num_steps:
+            if self._saves(self.done):
                 self.save()
-            if eval_every and (self.done % (eval_every * self.per_epoch) == 0 or self.done == self.num_steps):
+            if self._evaluates(self.done, before, eval_every):
                 self._evaluate(evaluate)
                 watchdog.alive()
         self.save()
         return self.done
+
+    def _saves(self, done: int) -> bool:
+        return done % self.cfg.save_checkpoint_steps == 0 and done < self.num_steps
+
+    def _compares(self, done: int, before: int) -> bool:
+        every = self.cfg.check_every
+        return bool(self.device.rank_size > 1 and every and done // every > before // every)
+
+    def _evaluates(self, done: int, before: int, eval_every: int) -> bool:
+        every = eval_every * self.per_epoch
+        return bool(every and (done // every > before // every or done == self.num_steps))
 
     def save(self) -> None:
         """Save what this run has learnt, and draw its curves."""
@@ -209,11 +232,11 @@ class Training:
             if self.log.is_writer:
                 plot_training(read_log(self.log.file), os.path.join(self.ckpt_dir, 'training.png'))
 
-    def _check_finite(self, loss: float, updated: float) -> None:
-        self.num_skipped = 0 if updated else self.num_skipped + 1
-        if updated and not math.isfinite(loss) or self.num_skipped > MAX_SKIPPED:
-            raise FloatingPointError(f"the loss is {loss} at step {self.done}, epoch {self.log.epoch_of(self.done)}; "
-                                     f"lower lr or raise warmup_steps, then go on with --resume {self.ckpt_dir}")
+    def _check_finite(self, output: Output) -> None:
+        if output.updated and not math.isfinite(output.loss) or output.skipped > MAX_SKIPPED:
+            raise FloatingPointError(f"the loss is {output.loss} at step {self.done}, epoch "
+                                     f"{self.log.epoch_of(self.done)}; lower lr or raise warmup_steps, then go on with "
+                                     f"--resume {self.ckpt_dir}")
 
     def _leave(self, number: int) -> None:
         """Save and end the process with the code that a signal stands for."""
@@ -226,6 +249,7 @@ class Training:
     def _evaluate(self, evaluate: Callable) -> None:
         """Score the network, all ranks together; keep it as best.ckpt if it is the best so far."""
         start = time.time()
+        take_statistics_of_rank_0(self.step, self.device)
         self.step.set_train(False)
         result = evaluate(self.step.backbone)
         self.step.set_train()

@@ -1,4 +1,4 @@
-"""One step against NumPy, the loss scale, the deeper networks, sinks, and the check that ranks agree."""
+"""One step against NumPy, the loss scale, the deeper networks, and the check that ranks agree."""
 import mindspore as ms
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from src.device import Device
 from src.training import guards
 from src.training import step as train_step
 from src.training.network import training_network
-from src.training.step import SplitStep, TrainStep, step_outputs
+from src.training.step import SplitStep, TrainStep
 
 
 def batch(cfg, seed=0):
@@ -81,14 +81,6 @@ def test_loss_scaling_changes_nothing_but_skips_bad_steps(cfg):
     assert all(np.array_equal(w.asnumpy(), b) for w, b in zip(scaled.weights, before))
 
 
-def test_other_devices_train_in_mixed_precision(cfg, monkeypatch):
-    """Up to the call: on Ascend and GPU the network goes through O2 and gets a loss scaler."""
-    levels = []
-    monkeypatch.setattr(train_step.ms.amp, 'auto_mixed_precision', lambda net, level: levels.append(level) or net)
-    assert train_step.build_step(cfg, Device('Ascend', 0, 0, 1)).scaler is not None and levels == ['O2']
-    assert train_step.build_step(cfg, Device('CPU', 0, 0, 1)).scaler is None and levels == ['O2']
-
-
 def test_parts_of_a_batch_make_the_same_step(cfg, monkeypatch):
     """Two steps of 12 images in three parts, with clipped gradients: the weights of the whole, within float error."""
     monkeypatch.setattr(train_step, 'PART', 5)
@@ -121,29 +113,6 @@ def test_the_deeper_networks_learn(name):
     step = TrainStep(training_network(cfg), cfg)
     losses = [float(step(*batch(cfg), ms.Tensor(np.float32(0.01)))[0].asnumpy()) for _ in range(6)]
     assert np.isfinite(losses).all() and losses[-1] < losses[0]
-
-
-class FakeBatches(dict):
-    steps_per_epoch = 6
-
-
-@pytest.mark.parametrize('first, save_steps, expected', [(0, 4, 2), (4, 4, 2), (2, 4, 2), (7, 4, 1), (3, 3, 1)])
-def test_sinks_end_at_checkpoints_and_epochs(cfg, monkeypatch, capsys, first, save_steps, expected):
-    """Up to the call of data_sink: a sink never runs over the end of an epoch or a step that is to be saved."""
-    cfg.sink_size, cfg.save_checkpoint_steps = 2, save_steps
-    sizes = []
-
-    def data_sink(step, dataset, sink_size, jit_config):
-        sizes.append(sink_size)
-        assert dataset.get_dataset_size() == 12 - first
-        return lambda: [ms.Tensor(np.float32(x)) for x in (1.5, 3, 1)]
-    monkeypatch.setattr(ms, 'data_sink', data_sink)
-    batches = FakeBatches({k: [np.zeros(1, np.float32)] * 3 for k in range(12)})
-    outputs = list(step_outputs(None, batches, lambda k: 0.1, range(first, 12), cfg))
-    assert sizes == [expected]
-    stops = {k for k in range(first + 1, 13) if k % save_steps == 0 or k % 6 == 0}
-    assert ('sink_size 2 does not divide' in capsys.readouterr().out) == (expected == 1)
-    assert stops <= {done for done, *_ in outputs} and outputs[-1] == (12, 1.5, 3.0, 1.0)
 
 
 def test_ranks_that_drift_apart_are_an_error(cfg, monkeypatch):

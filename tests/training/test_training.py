@@ -10,8 +10,8 @@ from conftest import PROJECT, TINY, parted, run_in_process, script, weights_of
 
 from src.device import Device
 from src.training import checkpoint, trainer
-from src.training import step as train_step
 from src.training.log import read_log
+from src.training.outputs import Output
 
 
 def test_a_run_leaves_checkpoints_metadata_log_and_plot(trained):
@@ -29,21 +29,6 @@ def test_a_run_leaves_checkpoints_metadata_log_and_plot(trained):
     assert [r['step'] for r in rows if 'loss' in r] == [2, 4, 6, 8, 10, 12]
     assert [r['step'] for r in rows if 'eer100' in r] == [6, 12]
     assert (trained / 'training.png').read_bytes()[:4] == b'\x89PNG'
-
-
-def test_the_loop_with_a_loss_scale_resumes_too(cfg, monkeypatch, tmp_path):
-    """The loop as on Ascend, its network kept in fp32 so that it runs here: the scale is saved and comes back."""
-    monkeypatch.setattr(train_step.ms.amp, 'auto_mixed_precision', lambda network, level: network)
-    ascend = Device('Ascend', 0, 0, 1)
-    cfg.epochs = 1
-    assert trainer.train(cfg, ascend, 'quickstart', str(tmp_path)) == 6
-    last = weights_of(tmp_path / 'lightcnn-1_6.ckpt')
-    assert float(last['loss_scale']) == 2.0 ** 16 and int(last['loss_scale_steps']) == 6
-    for name in ('lightcnn-1_6.ckpt', 'lightcnn-1_6.json'):
-        os.remove(tmp_path / name)
-    assert trainer.train(cfg, ascend, 'quickstart', str(tmp_path), resume='auto') == 6
-    again = weights_of(tmp_path / 'lightcnn-1_6.ckpt')
-    assert all(np.array_equal(last[name], again[name]) for name in last)
 
 
 def test_old_checkpoints_go(synthetic, tmp_path):
@@ -93,7 +78,8 @@ def test_two_processes_follow_one(synthetic, tmp_path):
 
 def test_endless_overflows_end_the_run(cfg, monkeypatch, tmp_path):
     """A loss scale that never finds a finite gradient is a failed training, not a silent one."""
-    monkeypatch.setattr(trainer, 'step_outputs', lambda *_: ((k, float('inf'), 0.0, 0.0) for k in range(1, 60)))
+    outputs = [Output(k, float('inf'), 0.0, 0, k, True) for k in range(1, 60)]
+    monkeypatch.setattr(trainer, 'step_outputs', lambda *_: iter(outputs))
     cfg.epochs, cfg.save_checkpoint_steps = 100, 1000
     with pytest.raises(FloatingPointError, match='at step 51'):
         trainer.train(cfg, Device('CPU', 0, 0, 1), 'quickstart', str(tmp_path))

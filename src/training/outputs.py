@@ -1,0 +1,85 @@
+"""The loop over steps and batches: what each step gave, fetched while the next one runs.
+
+    for out in step_outputs(step, batches, rate, range(first, last), cfg, pause):
+        out.done, out.loss, out.hits, out.settled
+"""
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+from easydict import EasyDict as edict
+
+from src.dataset import TrainingBatches, prefetch
+from src.training.sink import sink_length, sunk
+from src.training.step import TrainStep
+
+
+class Output(NamedTuple):
+    """What a step gave, or the steps of one sink: means of those that changed a weight.
+
+    done: steps done so far. loss: infinite if none of them changed a weight. hits: top-1 hits a step, of all ranks.
+    updated: how many of them changed weights. skipped: steps in a row, up to this one, that changed none. settled:
+    whether the weights are those after this step; else the next one is already under way.
+    """
+
+    done: int
+    loss: float
+    hits: float
+    updated: int
+    skipped: int
+    settled: bool
+
+
+def step_outputs(step: TrainStep, batches: TrainingBatches, rate: Callable, steps: range, cfg: edict,
+                 pause: Callable = lambda done: False) -> Iterator:
+    """Yield the `Output` of every step in order, one step late: a card has its next step before it is asked.
+
+    rate: step number -> learning rate. pause: number of steps done -> whether somebody will look at the weights then;
+    the next step waits for it. With cfg.sink_size > 1 (Ascend, GPU) that many steps run per call, cut so that
+    checkpoints keep their steps. If the input fails, the step before is yielded, settled, before the error is raised.
+    """
+    def get(k: int) -> tuple:
+        return *batches[k], np.float32(rate(k))
+
+    if cfg.sink_size > 1:
+        yield from _sunk_outputs(step, get, steps, sink_length(cfg, batches.steps_per_epoch, steps.start),
+                                 cfg.num_workers)
+        return
+    fetch, waiting = _fetcher(), None
+    inputs = prefetch(get, steps, cfg.num_workers)
+    for k in steps:
+        try:
+            batch = next(inputs)
+        except Exception:
+            if waiting:
+                yield fetch(*waiting, settled=True)
+            raise
+        started = k + 1, step.run(*batch)
+        if waiting:
+            yield fetch(*waiting, settled=False)
+        waiting = started
+        if pause(k + 1):
+            yield fetch(*waiting, settled=True)
+            waiting = None
+    if waiting:
+        yield fetch(*waiting, settled=True)
+
+
+def _fetcher() -> Callable:
+    """Return a function (steps done, step's tensors, settled) -> Output that counts the steps skipped in a row."""
+    skipped = 0
+
+    def fetch(done: int, tensors: tuple, settled: bool) -> Output:
+        nonlocal skipped
+        loss, hits, updated = (float(x.asnumpy()) for x in tensors)
+        skipped = 0 if updated else skipped + 1
+        return Output(done, loss, hits, int(updated), skipped, settled)
+    return fetch
+
+
+def _sunk_outputs(step: TrainStep, get: Callable, steps: range, size: int, num_workers: int) -> Iterator:
+    sink = sunk(step, get, steps, size, num_workers)
+    for done in range(size, len(steps) + 1, size):
+        losses, hits, updated, skipped = (float(x.asnumpy()) for x in sink())
+        loss = losses / updated if updated else float('inf')
+        yield Output(steps[done - 1] + 1, loss, hits / size, int(updated), int(skipped), True)
