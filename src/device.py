@@ -7,7 +7,8 @@ import ctypes
 import importlib.metadata
 import os
 import signal
-from typing import NamedTuple
+from collections.abc import MutableMapping
+from typing import Any, NamedTuple, Optional
 
 TARGETS = ('Ascend', 'GPU', 'CPU')
 SHARED_MEMORY = 'LIGHTCNN_SHARED_MEMORY'        # a launcher's ranks find the number of an open file in it
@@ -23,7 +24,7 @@ class Device(NamedTuple):
     rank_size: int
 
 
-def guard_onednn(version=None, environ=os.environ):
+def guard_onednn(version: Optional[str] = None, environ: MutableMapping = os.environ) -> None:
     """Keep oneDNN 3 (in MindSpore 2.9 and later) off its reference convolution on AVX-512 machines.
 
     There, the convolution kernels that MindSpore's plain layout can use exist for AVX2 only: 50 times faster.
@@ -40,12 +41,12 @@ def guard_onednn(version=None, environ=os.environ):
         environ.setdefault('ONEDNN_MAX_CPU_ISA', 'AVX2')
 
 
-def quiet_log(environ=os.environ):
+def quiet_log(environ: MutableMapping = os.environ) -> None:
     """Have MindSpore report errors only, unless the user has set a level: it warns of every card that is not there."""
     environ.setdefault('GLOG_v', '3')
 
 
-def set_up(device_target='auto', device_id=None, run_distribute=False):
+def set_up(device_target: str = 'auto', device_id: Optional[str] = None, run_distribute: bool = False) -> Device:
     """Choose the device for this process and return a `Device`.
 
     device_id: None takes the environment's DEVICE_ID, else 0. Raises ValueError for a target that is not there.
@@ -79,7 +80,7 @@ def set_up(device_target='auto', device_id=None, run_distribute=False):
     return Device(target, device_id, rank, size)
 
 
-def is_available(ms, target):
+def is_available(ms: Any, target: str) -> bool:
     """Whether MindSpore `ms` can use `target`; a package that knows nothing of it cannot."""
     if target == 'CPU':
         return True

@@ -20,7 +20,7 @@ _POOLED = 16                     # four poolings by two
 class MFM(nn.Cell):
     """A layer of twice the outputs, of which the larger of each pair is kept: (N, C, ...) -> (N, out, ...)."""
 
-    def __init__(self, layer):
+    def __init__(self, layer: nn.Cell):
         super().__init__()
         self.layer = layer
         self.split = ops.Split(1, 2)
@@ -34,7 +34,7 @@ class MFM(nn.Cell):
 class FusedMFMConv(nn.Cell):
     """`MFM` of a convolution, for the CPU, on blocked maps: the same weights, and 2x2 max pooling with `pool`."""
 
-    def __init__(self, layer, pool):
+    def __init__(self, layer: nn.Cell, pool: bool):
         super().__init__()
         self.layer = layer
         self.mfm = FusedMFM(pool)
@@ -43,7 +43,7 @@ class FusedMFMConv(nn.Cell):
         return self.mfm(x, self.layer.weight, self.layer.bias)[0]
 
 
-def mfm_conv(init, in_channels, out_channels, kernel_size, pool=False):
+def mfm_conv(init: Init, in_channels: int, out_channels: int, kernel_size: int, pool: bool = False) -> nn.Cell:
     """(N, in, H, W) -> (N, out, H, W), of half the size with `pool`, which is for `init.fused` only."""
     weight = init(2 * out_channels, in_channels, kernel_size, kernel_size)
     layer = nn.Conv2d(in_channels, 2 * out_channels, kernel_size, pad_mode='pad', padding=kernel_size // 2,
@@ -51,7 +51,7 @@ def mfm_conv(init, in_channels, out_channels, kernel_size, pool=False):
     return FusedMFMConv(layer, pool) if init.fused else MFM(layer)
 
 
-def dense(init, in_size, out_size):
+def dense(init: Init, in_size: int, out_size: int) -> nn.Dense:
     """(N, in) -> (N, out)."""
     return nn.Dense(in_size, out_size, weight_init=init(out_size, in_size), bias_init='zeros')
 
@@ -59,7 +59,7 @@ def dense(init, in_size, out_size):
 class Group(nn.Cell):
     """1x1 MFM convolution, then a 3x3 one: (N, in, H, W) -> (N, out, H, W), of half the size with `pool`."""
 
-    def __init__(self, init, in_channels, out_channels, pool):
+    def __init__(self, init: Init, in_channels: int, out_channels: int, pool: bool):
         super().__init__()
         self.conv_a = mfm_conv(init, in_channels, in_channels, 1)
         self.conv = mfm_conv(init, in_channels, out_channels, 3, pool)
@@ -71,7 +71,7 @@ class Group(nn.Cell):
 class ResBlock(nn.Cell):
     """Two 3x3 MFM convolutions around a shortcut: (N, C, H, W) -> (N, C, H, W)."""
 
-    def __init__(self, init, channels):
+    def __init__(self, init: Init, channels: int):
         super().__init__()
         self.conv1 = mfm_conv(init, channels, channels, 3)
         self.conv2 = mfm_conv(init, channels, channels, 3)

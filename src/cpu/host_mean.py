@@ -8,6 +8,7 @@ for the copy that joins them. This takes 22. The memory has no name and is gone 
 import inspect
 import mmap
 import os
+from typing import Optional
 
 import numpy as np
 from mindspore import dtype as mstype
@@ -16,7 +17,7 @@ from mindspore import nn, ops
 from src.device import SHARED_MEMORY
 
 
-def host_mean(rank, rank_size, shapes):
+def host_mean(rank: int, rank_size: int, shapes: list) -> 'Optional[HostMean]':
     """Return a `HostMean` in the launcher's memory, or None if there is none."""
     shared = os.environ.get(SHARED_MEMORY)
     if not shared or rank_size == 1:
@@ -39,7 +40,7 @@ class HostMean(nn.Cell):
     parts: (ranks, floats) float32 that all ranks see.
     """
 
-    def __init__(self, parts, rank, shapes):
+    def __init__(self, parts: np.ndarray, rank: int, shapes: list):
         super().__init__()
         total = np.empty(parts.shape[1], np.float32)
         own, means = _views(parts[rank], shapes), _views(total, shapes)

@@ -36,7 +36,7 @@ TOLERANCE = 1e-4                 # of the largest feature: kernels sum in other 
 class PlainConv(nn.Cell):
     """A convolution and its bias as two operators that every MindSpore Lite knows: Conv2D and Add."""
 
-    def __init__(self, weight, bias, padding):
+    def __init__(self, weight: np.ndarray, bias: np.ndarray, padding: int):
         super().__init__()
         out_channels, in_channels, kernel_size, _ = weight.shape
         self.conv = nn.Conv2d(in_channels, out_channels, kernel_size, pad_mode='pad', padding=padding, has_bias=False,
@@ -50,7 +50,7 @@ class PlainConv(nn.Cell):
 class PlainMFM(nn.Cell):
     """Max-Feature-Map as two convolutions of half the channels each: MindSpore Lite 2.0 has no Split for MINDIR."""
 
-    def __init__(self, weight, bias, padding):
+    def __init__(self, weight: np.ndarray, bias: np.ndarray, padding: int):
         super().__init__()
         half = len(weight) // 2
         self.first = PlainConv(weight[:half], bias[:half], padding)
@@ -64,7 +64,7 @@ class PlainMFM(nn.Cell):
 class PlainEmbedding(nn.Cell):
     """(N, C, S, S) -> (N, D) with the fully connected layer as a convolution over all that is left of the image."""
 
-    def __init__(self, features, fc, embedding_size):
+    def __init__(self, features: nn.Cell, fc: nn.Cell, embedding_size: int):
         super().__init__()
         self.features, self.fc, self.embedding_size = features, fc, embedding_size
         self.reshape = ops.Reshape()
@@ -76,7 +76,7 @@ class PlainEmbedding(nn.Cell):
 class PlainMaxAvgPool(nn.Cell):
     """`MaxAvgPool` with the mean as a convolution of its own for each map: AvgPool has changed its form."""
 
-    def __init__(self, channels):
+    def __init__(self, channels: int):
         super().__init__()
         self.max_pool = nn.MaxPool2d(2, 2)
         self.mean = nn.Conv2d(channels, channels, 2, 2, pad_mode='valid', group=channels, has_bias=False,
