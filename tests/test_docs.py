@@ -1,5 +1,5 @@
 """The documents: every command and every example runs, and both languages say the same of what there is."""
-import importlib.util
+import importlib
 import json
 import re
 import sys
@@ -7,15 +7,17 @@ import sys
 import cv2
 import numpy as np
 import pytest
-from conftest import PROJECT, TINY, rounding, run_in_process
+from conftest import PROJECT, TINY, rounding
 from test_convert import make_tsv
 from test_project import bash
 
-from src import api
+import prepare
+from src import api, zoo
 from src.backbones import BACKBONES, build_backbone
 from src.config import RECIPES, get_config
 from src.data.augment import AUGMENTS
 from src.data.face_format import FACE_FORMATS
+from src.device import set_up
 from src.heads import HEADS, build_head
 from src.lr_generator import SCHEDULES
 from src.protocols import PROTOCOLS
@@ -81,6 +83,8 @@ def test_everything_there_is_has_a_name_in_the_documents():
                                  ('docs/data', (FACE_FORMATS,)), ('docs/train', (RECIPES, SCHEDULES, AUGMENTS))):
             text = text_of(document, language)
             assert [name for table in tables for name in table if f'`{name}`' not in text] == [], document
+        everything = ''.join(text_of(document, language) for document in DOCS)
+        assert [tool for tool in prepare.TOOLS if f'python prepare.py {tool}' not in everything] == []
 
 
 @pytest.mark.parametrize('language, first', [('', 'head'), ('_CN', '损失头')])
@@ -101,13 +105,15 @@ def test_the_table_of_heads_tells_options_and_defaults(language, first):
 
 
 @pytest.mark.parametrize('language, first', [('', 'backbone'), ('_CN', '骨干网络')])
-def test_the_table_of_backbones_tells_inputs_and_sizes(language, first):
+def test_the_table_of_backbones_tells_what_prepare_zoo_prints(language, first):
     rows = rows_of('docs/zoo', language, first)
     assert list(rows) == list(BACKBONES)
     for name, cells in rows.items():
         kind = BACKBONES[name]
         sizes = [str(kind.OPTIONS[key].default) for key in ('image_size', 'embedding_size')]
         assert cells[3:6] == [f'`{kind.face_format}`', *sizes], name
+        printed = next(line for line in zoo.table().splitlines() if line.split()[0] == name).split()
+        assert [*cells[1:3], *cells[4:9]] == printed[1:8], name
 
 
 def raw_downloads(folder):
@@ -167,21 +173,19 @@ def test_commands_run(tmp_path, synthetic):
     assert 'Synthetic faces' in (quick / 'report.html').read_text() and (quick / 'trained_lfw.json').exists()
 
 
-def example(name, folder):
+def example(name, folder, monkeypatch):
     """Return the class `name` of an example in docs/extend.md, imported from a file as a user would."""
     text = next(text for kind, text in blocks_of('docs/extend') if kind == 'python' and f'class {name}(' in text)
     assert len(text.splitlines()) < 30
-    file = folder / f'{name.lower()}.py'
-    file.write_text(text)
-    spec = importlib.util.spec_from_file_location(name.lower(), file)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return getattr(module, name)
+    (folder / f'example_{name.lower()}.py').write_text(text)
+    monkeypatch.syspath_prepend(folder)
+    return getattr(importlib.import_module(f'example_{name.lower()}'), name)
 
 
 def test_the_example_of_a_head(tmp_path, synthetic, monkeypatch):
     import mindspore as ms
-    monkeypatch.setitem(HEADS, 'li_arcface', example('LiArcFace', tmp_path))
+    set_up('CPU')
+    monkeypatch.setitem(HEADS, 'li_arcface', example('LiArcFace', tmp_path, monkeypatch))
     head = build_head('li_arcface', 5, 8, margin=0.3)
     rng = np.random.default_rng(0)
     x, labels = rng.standard_normal((6, 8)).astype(np.float32), rng.integers(0, 5, 6)
@@ -195,13 +199,13 @@ def test_the_example_of_a_head(tmp_path, synthetic, monkeypatch):
     assert abs(float(loss) - expected) < 2 * 128 / np.pi * rounding(8) / np.sin(theta).min() + rounding(5) * expected
     assert int(hits) == (logits.argmax(1) == labels).sum()
     cfg = get_config('quickstart', [*TINY[5:], 'epochs=1', 'head=li_arcface', 'head.margin=0.3'], str(synthetic))
-    assert run_in_process(cfg, tmp_path / 'ckpt') == 6
+    assert api.train(cfg, recipe='quickstart', ckpt_dir=str(tmp_path / 'ckpt'), device_target='CPU') == 6
 
 
 def test_the_example_of_a_backbone(tmp_path, synthetic, monkeypatch):
-    monkeypatch.setitem(BACKBONES, 'plainnet', example('PlainNet', tmp_path))
+    monkeypatch.setitem(BACKBONES, 'plainnet', example('PlainNet', tmp_path, monkeypatch))
     cfg = get_config('quickstart', [*TINY[5:], 'epochs=1', 'backbone=plainnet', 'backbone.width=4'], str(synthetic))
-    assert run_in_process(cfg, tmp_path / 'ckpt') == 6
+    assert api.train(cfg, recipe='quickstart', ckpt_dir=str(tmp_path / 'ckpt'), device_target='CPU') == 6
     network = api.load_network(str(tmp_path / 'ckpt'), device_target='CPU')
     features = network(np.random.default_rng(0).random((3, 1, 16, 16), np.float32))
     assert network.name == 'plainnet' and features.shape == (3, 512) and np.isfinite(features).all()
@@ -212,7 +216,7 @@ def test_the_example_of_a_backbone(tmp_path, synthetic, monkeypatch):
 
 
 def test_the_example_of_a_protocol(tmp_path, synthetic, monkeypatch, capsys):
-    monkeypatch.setitem(PROTOCOLS, 'rank1', example('Rank1', tmp_path)())
+    monkeypatch.setitem(PROTOCOLS, 'rank1', example('Rank1', tmp_path, monkeypatch)())
     cfg = get_config(dataset_path=str(synthetic))
     names, labels = PROTOCOLS['rank1'].images(cfg)
     rng = np.random.default_rng(0)
