@@ -19,7 +19,7 @@ from src.data.augment import AUGMENTS
 from src.data.face_format import FACE_FORMATS
 from src.device import set_up
 from src.heads import HEADS, build_head
-from src.lr_generator import SCHEDULES
+from src.lr_generator import SCHEDULES, WARMUPS
 from src.protocols import PROTOCOLS
 from src.training import checkpoint
 from src.training.hccl import rank_table
@@ -80,7 +80,7 @@ def test_chinese_has_chinese_punctuation(document):
 def test_everything_there_is_has_a_name_in_the_documents():
     for language in ('', '_CN'):
         for document, tables in (('docs/zoo', (HEADS, BACKBONES)), ('docs/evaluate', (PROTOCOLS,)),
-                                 ('docs/data', (FACE_FORMATS,)), ('docs/train', (RECIPES, SCHEDULES, AUGMENTS))):
+                                 ('docs/data', (FACE_FORMATS,)), ('docs/train', (RECIPES, SCHEDULES, WARMUPS, AUGMENTS))):
             text = text_of(document, language)
             assert [name for table in tables for name in table if f'`{name}`' not in text] == [], document
         everything = ''.join(text_of(document, language) for document in DOCS)
@@ -114,6 +114,12 @@ def test_the_table_of_backbones_tells_what_prepare_zoo_prints(language, first):
         assert cells[3:6] == [f'`{kind.face_format}`', *sizes], name
         printed = next(line for line in zoo.table().splitlines() if line.split()[0] == name).split()
         assert [*cells[1:3], *cells[4:9]] == printed[1:8], name
+
+
+@pytest.mark.parametrize('recipe', RECIPES)
+def test_every_recipe_tells_result_cost_and_command(recipe):
+    words = re.findall(r'^ +(\w+): ', RECIPES[recipe].__doc__, re.M)
+    assert words == ['Result', 'Cost', 'Command']
 
 
 def raw_downloads(folder):
