@@ -80,7 +80,8 @@ def test_chinese_has_chinese_punctuation(document):
 def test_everything_there_is_has_a_name_in_the_documents():
     for language in ('', '_CN'):
         for document, tables in (('docs/zoo', (HEADS, BACKBONES)), ('docs/evaluate', (PROTOCOLS,)),
-                                 ('docs/data', (FACE_FORMATS,)), ('docs/train', (RECIPES, SCHEDULES, WARMUPS, AUGMENTS))):
+                                 ('docs/data', (FACE_FORMATS,)),
+                                 ('docs/train', (RECIPES, SCHEDULES, WARMUPS, AUGMENTS))):
             text = text_of(document, language)
             assert [name for table in tables for name in table if f'`{name}`' not in text] == [], document
         everything = ''.join(text_of(document, language) for document in DOCS)
