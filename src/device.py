@@ -7,12 +7,16 @@ import ctypes
 import importlib.metadata
 import os
 import signal
-from collections.abc import MutableMapping
+import sys
+from collections.abc import Mapping, MutableMapping
 from typing import Any, NamedTuple, Optional
+
+from src.cores import local_place, use_own_cores
 
 TARGETS = ('Ascend', 'GPU', 'CPU')
 SHARED_MEMORY = 'LIGHTCNN_SHARED_MEMORY'        # a launcher's ranks find the number of an open file in it
 LAUNCHER = 'LIGHTCNN_LAUNCHER'                  # and the launcher's process number in this
+CONNECT_SECONDS = 1800           # that cards wait for each other at the start; HCCL's own 120 are fewer than a compile
 
 
 class Device(NamedTuple):
@@ -46,10 +50,12 @@ def quiet_log(environ: MutableMapping = os.environ) -> None:
     environ.setdefault('GLOG_v', '3')
 
 
-def set_up(device_target: str = 'auto', device_id: Optional[str] = None, run_distribute: bool = False) -> Device:
+def set_up(device_target: str = 'auto', device_id: Optional[str] = None, run_distribute: bool = False, *,
+           deterministic: bool = False) -> Device:
     """Choose the device for this process and return a `Device`.
 
-    device_id: None takes the environment's DEVICE_ID, else 0. Raises ValueError for a target that is not there.
+    device_id: None takes the environment's DEVICE_ID, else 0. deterministic: cards give the same bits every time, and
+    take longer. Raises ValueError for a target that is not there.
     """
     target = _known_target(device_target)
     device_id = _device_id(device_id)
@@ -57,27 +63,62 @@ def set_up(device_target: str = 'auto', device_id: Optional[str] = None, run_dis
     if run_distribute:
         _end_with_launcher()
     if size > 1:
-        _use_own_cores(rank, size)                     # threads of the pools inherit it: before the import
-        # a rank may wait this long for another that saves or is slow; 15 s, the default on the CPU, kills whole runs
-        os.environ.setdefault('MS_RECEIVE_MSG_TIMEOUT', '600')
+        use_own_cores(*local_place(os.environ, rank, size))      # threads of the pools inherit it: before the import
+        wait_long_enough(os.environ)
     import mindspore as ms
+    target = _available_target(ms, target)
+    ms.set_context(mode=ms.GRAPH_MODE)
+    if deterministic:                                            # before `init`, which takes it over for HCCL
+        os.environ['HCCL_DETERMINISTIC'] = 'true'
+        ms.set_deterministic(True)
+    if not run_distribute:
+        ms.set_device(target, device_id)
+        return Device(target, device_id, rank, size)
+    _set_device_of_rank(ms, target)
+    from mindspore.communication import get_group_size, get_rank, init
+    init()
+    return Device(target, int(os.environ.get('DEVICE_ID', get_rank())), get_rank(), get_group_size())
+
+
+def wait_long_enough(environ: MutableMapping) -> None:
+    """Have ranks wait for one that checks its images, compiles, saves or is slow, unless the user has set how long.
+
+    MindSpore's 15 s on the CPU kill whole runs, and HCCL's 120 s (it takes 120 to 7200) those of cards where one host
+    compiles and another has it cached.
+    """
+    environ.setdefault('MS_RECEIVE_MSG_TIMEOUT', '600')
+    environ.setdefault('HCCL_CONNECT_TIMEOUT', str(CONNECT_SECONDS))
+
+
+def _available_target(ms: Any, target: str) -> str:
     available = [t for t in TARGETS if is_available(ms, t)]
     if target == 'auto':
-        target = available[0]
+        return available[0]
     if target not in available:
         raise ValueError(f"--device_target {target}: MindSpore {ms.__version__} finds no such device here; "
                          f"available: {', '.join(available)}")
-    ms.set_context(mode=ms.GRAPH_MODE)
-    if run_distribute:
-        # Under a launcher the local rank picks the card; an explicit id would put all ranks on one.
-        ms.set_device(target)
-        from mindspore.communication import get_group_size, get_rank, init
-        init()
-        rank, size = get_rank(), get_group_size()
-        device_id = int(os.environ.get('DEVICE_ID', rank))
+    return target
+
+
+def _set_device_of_rank(ms: Any, target: str) -> None:
+    """Choose a rank's card. Under msrun MindSpore does: an explicit id would put all ranks on one.
+
+    With a rank table and no id it would take card 0 for all of them.
+    """
+    if target == 'Ascend' and os.environ.get('RANK_TABLE_FILE'):
+        warn_of_hidden_card(os.environ)
+        ms.set_device(target, _device_id(None))
     else:
-        ms.set_device(target, device_id)
-    return Device(target, device_id, rank, size)
+        ms.set_device(target)
+
+
+def warn_of_hidden_card(environ: Mapping) -> None:
+    """Say on stderr if DEVICE_ID is no place in ASCEND_RT_VISIBLE_DEVICES: it counts the visible cards, from 0."""
+    visible, device_id = environ.get('ASCEND_RT_VISIBLE_DEVICES', ''), environ.get('DEVICE_ID', '0')
+    cards = [card for card in visible.split(',') if card.strip()]
+    if cards and not (device_id.isdigit() and int(device_id) < len(cards)):
+        print(f"warning: DEVICE_ID {device_id} is beyond the {len(cards)} cards of ASCEND_RT_VISIBLE_DEVICES={visible}: "
+              f"it counts visible cards, 0 to {len(cards) - 1}; unset one of the two", file=sys.stderr, flush=True)
 
 
 def is_available(ms: Any, target: str) -> bool:
@@ -117,10 +158,3 @@ def _end_with_launcher():
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)                  # PR_SET_PDEATHSIG
     if launcher != str(os.getppid()):
         raise RuntimeError('the launcher that started this process is gone')
-
-
-def _use_own_cores(rank, size):
-    """Give each of `size` processes on this host its own share of the cores: they would fight for them otherwise."""
-    cores = sorted(os.sched_getaffinity(0))
-    if len(cores) >= size:
-        os.sched_setaffinity(0, cores[rank % size::size])

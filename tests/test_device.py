@@ -1,7 +1,10 @@
+import subprocess
+import os
 import sys
 import types
 
 import pytest
+from conftest import PROJECT
 
 from src import device
 
@@ -38,6 +41,9 @@ class FakeMindSpore(types.ModuleType):
     def set_device(self, *args):
         self.calls.append(('set_device', *args))
 
+    def set_deterministic(self, value):
+        self.calls.append(('set_deterministic', value))
+
 
 @pytest.mark.parametrize('there, asked, expected', [
     (('Ascend', 'GPU'), 'auto', 'Ascend'), (('GPU',), 'auto', 'GPU'), ((), 'auto', 'CPU'), (('GPU',), 'cpu', 'CPU'),
@@ -63,11 +69,55 @@ def test_bad_flags(target, device_id):
         device.set_up(target, device_id)
 
 
-def test_ranks_share_the_cores(monkeypatch):
-    chosen = []
-    monkeypatch.setattr(device.os, 'sched_getaffinity', lambda pid: {0, 1, 2, 3})
-    monkeypatch.setattr(device.os, 'sched_setaffinity', lambda pid, cores: chosen.append(list(cores)))
-    device._use_own_cores(0, 2)
-    device._use_own_cores(1, 2)
-    device._use_own_cores(0, 8)                                  # more ranks than cores: left alone
-    assert chosen == [[0, 2], [1, 3]]
+def rank_environment(monkeypatch, **environ):
+    for name in ('RANK_TABLE_FILE', 'ASCEND_RT_VISIBLE_DEVICES', 'HCCL_CONNECT_TIMEOUT', 'MS_RECEIVE_MSG_TIMEOUT',
+                 'HCCL_DETERMINISTIC', 'DEVICE_ID'):
+        monkeypatch.setenv(name, '')                             # so that what `set_up` sets is taken back
+        monkeypatch.delenv(name)
+    for name, value in {'RANK_ID': '5', 'RANK_SIZE': '16', **environ}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(device, 'use_own_cores', lambda *_: None)
+    fake = FakeMindSpore('Ascend')
+    communication = types.ModuleType('mindspore.communication')
+    communication.get_rank, communication.get_group_size = lambda: 5, lambda: 16
+    communication.init = lambda: fake.calls.append(('init', dict(os.environ)))
+    monkeypatch.setitem(sys.modules, 'mindspore', fake)
+    monkeypatch.setitem(sys.modules, 'mindspore.communication', communication)
+    return fake
+
+
+@pytest.mark.parametrize('environ, expected', [
+    ({'RANK_TABLE_FILE': 'hccl.json', 'DEVICE_ID': '5'}, ('set_device', 'Ascend', 5)),
+    ({'MS_WORKER_NUM': '16', 'DEVICE_ID': '5'}, ('set_device', 'Ascend'))])
+def test_a_rank_table_needs_the_card(monkeypatch, environ, expected):
+    """MindSpore finds a rank's card itself under msrun only; a rank table's ranks would all be on card 0."""
+    fake = rank_environment(monkeypatch, **environ)
+    assert device.set_up('Ascend', run_distribute=True) == ('Ascend', 5, 5, 16)
+    assert [call for call in fake.calls if call[0] == 'set_device'] == [expected]
+
+
+@pytest.mark.parametrize('given, expected', [({}, '1800'), ({'HCCL_CONNECT_TIMEOUT': '300'}, '300')])
+def test_ranks_wait_for_a_slow_one(monkeypatch, given, expected):
+    """HCCL waits half an hour at the start, not two minutes, unless the user has said how long."""
+    fake = rank_environment(monkeypatch, **given)
+    device.set_up('Ascend', run_distribute=True)
+    assert fake.calls[-1][0] == 'init' and fake.calls[-1][1]['HCCL_CONNECT_TIMEOUT'] == expected
+
+
+@pytest.mark.parametrize('environ, warned', [
+    ({'ASCEND_RT_VISIBLE_DEVICES': '4,5', 'DEVICE_ID': '4'}, True), ({'ASCEND_RT_VISIBLE_DEVICES': '4,5'}, False),
+    ({'ASCEND_RT_VISIBLE_DEVICES': '4,5', 'DEVICE_ID': '1'}, False), ({'DEVICE_ID': '7'}, False)])
+def test_a_card_that_is_hidden_is_said(environ, warned, capsys):
+    device.warn_of_hidden_card(environ)
+    assert ('warning: DEVICE_ID 4 is beyond the 2 cards' in capsys.readouterr().err) == warned
+
+
+def test_determinism_is_set_before_the_ranks_meet(monkeypatch):
+    fake = rank_environment(monkeypatch)
+    device.set_up('Ascend', run_distribute=True, deterministic=True)
+    names = [call[0] for call in fake.calls]
+    assert names.index('set_deterministic') < names.index('init')
+    assert fake.calls[-1][1]['HCCL_DETERMINISTIC'] == 'true'
+    fake.calls.clear()
+    device.set_up('Ascend')
+    assert 'set_deterministic' not in [call[0] for call in fake.calls]
