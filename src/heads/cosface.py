@@ -7,7 +7,7 @@ from mindspore import Parameter, Tensor, ops
 from mindspore import dtype as mstype
 
 from src.heads.cosine import FILTER, CosineHead, scale_option
-from src.heads.head import loss_and_hits
+from src.heads.head import loss_and_hits, unit
 from src.initializers import Init
 from src.options import Option
 
@@ -36,7 +36,8 @@ class CosFace(CosineHead):
         if self.filter:
             return super().logits(embedding, labels)
         target = ops.one_hot(labels, self.num_classes, self.on, self.off)
-        return self.scale * (self.cosines(embedding) - self.margin * target)
+        cosine = self.matmul(unit(embedding), unit(self.weight))            # (N, D) x (C, D)' -> (N, C)
+        return self.scale * (cosine - self.margin * target)
 
     def loss_of_batch(self, embedding, labels):
         """Return (loss, hits) as plain softmax computes them, bit for bit what earlier versions trained with."""

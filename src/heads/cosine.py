@@ -38,8 +38,14 @@ class CosineHead(Head):
         self.matmul = ops.MatMul(transpose_b=True)
 
     def cosines(self, embedding):
-        """Return the cosine of every row with every class vector."""
-        cosine = self.matmul(unit(embedding), unit(self.weight))            # (N, D) x (C, D)' -> (N, C)
+        """Return the cosine of every row with every class vector.
+
+        The product is divided by the lengths of the class vectors, not these themselves: N is smaller than D.
+        """
+        weight = self.weight.astype(mstype.float32)
+        inverse = 1.0 / ops.sqrt(ops.square(weight).sum(1).reshape(1, -1) + 1e-12)          # (1, C)
+        cosine = self.matmul(unit(embedding), weight)                       # (N, D) x (C, D)' -> (N, C)
+        cosine = cosine * ops.tile(inverse, (embedding.shape[0], 1))        # faster than to multiply by a row
         return ops.clamp(cosine, -1.0, 1.0) if self.clip else cosine
 
     def target(self, t, embedding, labels):

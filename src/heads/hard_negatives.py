@@ -9,7 +9,7 @@ from mindspore import dtype as mstype
 
 from src.heads.arcface import combined
 from src.heads.cosine import FILTER, CosineHead, is_target, margin_option, picked, replaced, scale_option
-from src.heads.head import unit
+from src.heads.head import spread, unit
 from src.heads.margin import turned, turned_by_rule
 from src.heads.ranks import gathered
 from src.initializers import Init
@@ -52,7 +52,7 @@ class MVSoftmax(CosineHead):
 
 def weighted(cosine: Tensor, threshold: Tensor, weight: float) -> Tensor:
     """Return weight * cosine + weight - 1 where cosine (N, C) is above the threshold (N, 1), else cosine."""
-    return ops.select(cosine > threshold, weight * cosine + (weight - 1.0), cosine)
+    return ops.select(cosine > spread(threshold, cosine.shape[1]), weight * cosine + (weight - 1.0), cosine)
 
 
 class MVArcSoftmax(MVSoftmax):
@@ -99,7 +99,7 @@ class ArcNegFace(CosineHead):
 
     def negatives(self, cosine, t, new):
         """Return the weighted negatives."""
-        away = ops.stop_gradient(cosine - new)
+        away = ops.stop_gradient(cosine - spread(new, self.num_classes))
         weight = self.options['alpha'] * (1.0 + ops.expm1(away * away / -self.options['sigma']))     # exp is less exact
         return weight * cosine + (weight - 1.0)
 
@@ -145,7 +145,7 @@ class CurricularFace(CosineHead):
 
     def negatives(self, cosine, t, new):
         """Return c (t + c) for the hard ones."""
-        hard = cosine > turned(t, self.margin)
+        hard = cosine > spread(turned(t, self.margin), self.num_classes)
         return ops.select(hard, cosine * (self.running_mean(t) + cosine), cosine)
 
 
@@ -167,7 +167,8 @@ class NPCFace(CosineHead):
         """Return (N, C) with the margin."""
         cosine = self.cosines(embedding)
         t = picked(cosine, labels)
-        hard = ops.logical_and(cosine > turned(t, self.margin), ops.logical_not(is_target(cosine, labels)))
+        above = cosine > spread(turned(t, self.margin), self.num_classes)
+        hard = ops.logical_and(above, ops.logical_not(is_target(cosine, labels)))
         count = hard.astype(mstype.float32).sum(1, keepdims=True)
         total = ops.select(hard, cosine, ops.zeros_like(cosine)).sum(1, keepdims=True)
         margin = self.options['m0'] + self.options['m1'] * ops.stop_gradient(total / ops.maximum(count, 1.0))

@@ -88,6 +88,11 @@ def option_table(head: type) -> dict:
     return {**PENALTY_OPTIONS, **head.OPTIONS} if head.has_weight else dict(head.OPTIONS)
 
 
+def spread(column: Tensor, columns: int) -> Tensor:
+    """Return a column (N, 1) repeated, (N, columns): on the CPU, x > column takes 10 times as long as x > spread."""
+    return ops.tile(column, (1, columns))
+
+
 def loss_and_hits(logits: Tensor, labels: Tensor) -> tuple:
     """Return (mean cross-entropy, number of rows whose largest logit is the label's) of logits (N, C)."""
     logits = logits.astype(mstype.float32)
@@ -109,8 +114,9 @@ def accurate_loss_and_hits(logits: Tensor, labels: Tensor) -> tuple:
 
 def log_sum_exp(x: Tensor) -> Tensor:
     """Return the logarithm of the sum of exponentials over axis 1, (N, C) -> (N, 1)."""
-    highest = ops.stop_gradient(x.max(1, keepdims=True))
-    return highest + ops.log(ops.exp(x - highest).sum(1, keepdims=True))
+    largest = x.argmax(1).astype(mstype.int32).reshape(-1, 1)
+    # log_softmax is one operator; on the CPU, x - x.max(1) alone takes 4 times its time
+    return ops.gather_elements(x, 1, largest) - ops.gather_elements(ops.log_softmax(x, 1), 1, largest)
 
 
 def count_hits(logits: Tensor, labels: Tensor) -> Tensor:
