@@ -13,7 +13,8 @@ EXAMPLES = """  python preprocess.py --data_path faces --model model.mindir
 def parse() -> argparse.Namespace:
     """Return the command line's flags."""
     flags = cli.parser(__doc__, EXAMPLES)
-    flags.add_argument('--data_path', required=True, metavar='DIR', help="the README's data set folder, or lfw in it")
+    flags.add_argument('--data_path', required=True, metavar='DIR',
+                       help='the data set folder of docs/data.md, or lfw in it')
     flags.add_argument('--result_path', default='preprocess_Result', metavar='DIR',
                        help='where manifest.tsv and the .bin files go (default %(default)s)')
     flags.add_argument('--assume_format', default='', choices=list(FACE_FORMATS), help='what the pictures are, where '

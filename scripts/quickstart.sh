@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# From nothing but Python 3.11 to a trained LightCNN and its LFW and BLUFR numbers, on faces drawn from numbers.
+# From nothing but Python 3.11 to a trained LightCNN and its LFW and BLUFR numbers, on procedurally generated faces.
 #
 #   bash scripts/quickstart.sh
 #

@@ -4,7 +4,7 @@
 #   bash run_infer_310.sh model.mindir lfw 0
 #   DEVICE_TARGET=CPU bash run_infer_310.sh model.mindir faces
 #
-# DATASET is the README's data set folder, or lfw in it. In the current folder: preprocess_Result/, result_Files/,
+# DATASET is the data set folder of docs/data.md, or lfw in it. In the current folder: preprocess_Result/, result_Files/,
 # time_Result/, lfw.json, blufr.json, thresholds.json, acc.log, and a log of every step. What is up to date is not made
 # again. BATCH_SIZE: images a call (default: the model's own on Ascend, 8 on the CPU). LITE_HOME: see build.sh.
 set -uo pipefail

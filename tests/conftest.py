@@ -31,7 +31,7 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(scope='session')
 def real_faces(tmp_path_factory):
-    """The real faces, laid out as the README's data set."""
+    """The real faces, laid out as the data set of docs/data.md."""
     if not (FACES / 'unpack.sh').exists():
         pytest.skip(f"the real faces are not at {FACES}: set LIGHTCNN_FACES to run the tests on real data")
     out = tmp_path_factory.mktemp('faces')

@@ -141,7 +141,7 @@ def test_real_faces_survive_a_kill(real_faces, tmp_path):
 
 
 def convert_with_kills(tmp_path, good, bad):
-    """kill -9 in the middle, twice: finished parts are not read again, nothing is missing, half-written or double."""
+    """kill -9 in the middle, twice: finished parts are not read again, nothing is missing, cut off or duplicate."""
     out = tmp_path / 'out'
     command = ['bash', PROJECT / 'scripts' / 'convert.sh', tmp_path / 'a.tsv', out, '--workers', '2', '--part_mb', '1']
     env = {**os.environ, 'PYTHON': sys.executable}

@@ -41,7 +41,7 @@ def listed_images(cfg: edict) -> dict:
 
 
 def dataset_tree(path: str) -> str:
-    """Return the README's data set folder that `path` means: itself, or its parent if it is the lfw folder in it."""
+    """Return the data set folder that `path` means: itself, or its parent if it is the lfw folder in it."""
     own, inner = os.path.join(path, 'lfw', 'image'), os.path.join(path, 'image')
     if not os.path.isdir(own) and os.path.isdir(inner) and os.path.basename(os.path.abspath(path)) == 'lfw':
         return os.path.dirname(os.path.abspath(path))
