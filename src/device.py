@@ -72,7 +72,7 @@ def set_up(device_target: str = 'auto', device_id: Optional[str] = None, run_dis
         os.environ['HCCL_DETERMINISTIC'] = 'true'
         ms.set_deterministic(True)
     if not run_distribute:
-        ms.set_device(target, device_id)
+        _set_device(ms, target, device_id)
         return Device(target, device_id, rank, size)
     _set_device_of_rank(ms, target)
     from mindspore.communication import get_group_size, get_rank, init
@@ -100,6 +100,17 @@ def _available_target(ms: Any, target: str) -> str:
     return target
 
 
+def _set_device(ms: Any, target: str, device_id: int) -> None:
+    """Choose the device; where MindSpore has run already it must be the one that it runs on."""
+    try:
+        ms.set_device(target, device_id)
+    except RuntimeError:
+        running = ms.get_current_device()
+        if running.device_target != target or target != 'CPU' and running.device_id != device_id:
+            raise ValueError(f"MindSpore runs on {running.device_target} {running.device_id} in this process already, "
+                             f"so it cannot run on {target} {device_id}") from None
+
+
 def _set_device_of_rank(ms: Any, target: str) -> None:
     """Choose a rank's card. Under msrun MindSpore does: an explicit id would put all ranks on one.
 
@@ -117,8 +128,9 @@ def warn_of_hidden_card(environ: Mapping) -> None:
     visible, device_id = environ.get('ASCEND_RT_VISIBLE_DEVICES', ''), environ.get('DEVICE_ID', '0')
     cards = [card for card in visible.split(',') if card.strip()]
     if cards and not (device_id.isdigit() and int(device_id) < len(cards)):
-        print(f"warning: DEVICE_ID {device_id} is beyond the {len(cards)} cards of ASCEND_RT_VISIBLE_DEVICES={visible}: "
-              f"it counts visible cards, 0 to {len(cards) - 1}; unset one of the two", file=sys.stderr, flush=True)
+        print(f"warning: DEVICE_ID {device_id} is beyond the {len(cards)} cards of ASCEND_RT_VISIBLE_DEVICES="
+              f"{visible}: it counts visible cards, 0 to {len(cards) - 1}; unset one of the two", file=sys.stderr,
+              flush=True)
 
 
 def is_available(ms: Any, target: str) -> bool:
@@ -150,7 +162,7 @@ def _environment_rank():
     return (int(rank), int(size)) if rank.isdigit() and size.isdigit() else (0, 1)
 
 
-def _end_with_launcher():
+def _end_with_launcher() -> None:
     """Have Linux kill this process when the launcher that started it is gone, as nobody else would."""
     launcher = os.environ.get(LAUNCHER)
     if launcher is None:

@@ -121,3 +121,11 @@ def test_determinism_is_set_before_the_ranks_meet(monkeypatch):
     fake.calls.clear()
     device.set_up('Ascend')
     assert 'set_deterministic' not in [call[0] for call in fake.calls]
+
+
+def test_a_process_in_which_mindspore_has_run():
+    """MindSpore takes no device once it has computed something; the one that it computes on is fine."""
+    code = ("import mindspore as ms; ms.ops.ones((2,)).asnumpy(); from src import device; "
+            "print(device.set_up('CPU'), device.set_up('CPU'))")
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, cwd=PROJECT, timeout=300)
+    assert done.returncode == 0 and done.stdout.count("target='CPU'") == 2, done.stderr

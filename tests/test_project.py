@@ -17,7 +17,7 @@ from src.data.synthetic import draw_face, write_dataset
 COMMANDS = {'train', 'evaluate', 'prepare', 'eval_lfw', 'eval_blufr', 'export', 'preprocess', 'postprocess'}
 # from the bottom up: a module imports from its own layer or a lower one, wherever the import stands
 LAYERS = [
-    {'options', 'device', 'lr_generator', 'data', 'scoring'},
+    {'options', 'device', 'cores', 'lr_generator', 'data', 'scoring'},
     {'cpu', 'initializers', 'backbone', 'lightcnn', 'backbones', 'heads', 'weights', 'dataset', 'embedding'},
     {'config', 'cli'},
     {'training', 'protocols', 'deploy'},
