@@ -7,6 +7,7 @@ import contextlib
 import ipaddress
 import os
 import socket
+import sys
 from typing import NamedTuple
 
 from src.data.lists import read_json
@@ -25,6 +26,9 @@ def read_rank_table(file: str) -> dict:
     table = read_json(file, 'no such rank table; scripts/make_hccl_json.py writes one')
     if not isinstance(table, dict) or not isinstance(table.get('server_list'), list) or not table['server_list']:
         raise ValueError(f"{file}: has no server_list; expected a rank table such as scripts/make_hccl_json.py writes")
+    if table.get('version') == '1.2':
+        raise ValueError(f"{file}: version '1.2' is that of super nodes (Atlas A3), whose super_device_id and "
+                         "super_pod_list are not read here; start the ranks with msrun, which needs no rank table")
     if table.get('version') != '1.0':
         raise ValueError(f"{file}: version {table.get('version')!r}, expected '1.0'")
     servers = {}
@@ -74,6 +78,19 @@ def _check_counts(file, table, servers):
         raise ValueError(f"{file}: {len(ranks)} devices have ranks {', '.join(map(str, ranks[:9]))}"
                          f"{' ...' if len(ranks) > 9 else ''}; expected 0..{len(ranks) - 1}, each once: {wrong} is "
                          "missing or there twice")
+
+
+def warn_of_order(file: str, servers: dict) -> None:
+    """Say on stderr if ranks are not counted on from server to server in the order of their ids.
+
+    Parts of HCCL sort the servers by server_id, as text, and number them in that order.
+    """
+    order = sorted(servers)
+    ranks = [card.rank for server_id in order for card in servers[server_id]]
+    if ranks != sorted(ranks):
+        print(f"warning: {file}: the rank_ids do not follow the order of the server_ids as text, "
+              f"{', '.join(order[:4])}; if the ranks do not find each other, count them on in that order",
+              file=sys.stderr, flush=True)
 
 
 def this_host(file: str, servers: dict) -> str:

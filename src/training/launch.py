@@ -20,10 +20,11 @@ import subprocess
 import sys
 import threading
 import time
-from typing import Optional
+from typing import Optional, Union
 
 from src import cli
 from src.config import PROJECT_DIR, get_config
+from src.cores import LOCAL_PLACES
 from src.device import LAUNCHER, SHARED_MEMORY
 from src.training import hccl
 
@@ -33,11 +34,12 @@ GRACE = 60                       # seconds that rank 0 has to save after a signa
 MIN_BATCH = 16                   # images a process, below which averaging gradients costs more than a core brings
 
 
-def _device_num(text):
+def _device_num(text: str) -> Union[int, str]:
     return text if text == 'auto' else int(text)
 
 
 def parse(arguments: list) -> tuple:
+    """Return (the launcher's flags, the arguments of train.py) of a command line."""
     flags = argparse.ArgumentParser(prog='launch', description=__doc__.splitlines()[0],
                                     epilog='Further arguments, after --, go to train.py.')
     flags.add_argument('--device_num', type=_device_num, required=True, metavar='N|auto', help='processes in all, over '
@@ -61,6 +63,14 @@ def share_batch(arguments: list, cores: int) -> tuple:
 
 def plan(args: argparse.Namespace) -> list:
     """Return the environment, {} of strings, of every process of this host, the scheduler first where there is one."""
+    environments = _plan(args)
+    ranks = [environment for environment in environments if 'RANK_ID' in environment]
+    for place, environment in enumerate(ranks):          # cores are shared by the ranks of this host, not by all
+        environment.update(zip(LOCAL_PLACES[0], (str(place), str(len(ranks)))))
+    return environments
+
+
+def _plan(args: argparse.Namespace) -> list:
     if args.device_target not in ('Ascend', 'GPU', 'CPU'):
         raise ValueError(f"DEVICE_TARGET '{args.device_target}' is not one of Ascend, GPU, CPU")
     if args.device_num < 1:
@@ -71,6 +81,7 @@ def plan(args: argparse.Namespace) -> list:
     total = sum(map(len, servers.values()))
     if total != args.device_num:
         raise ValueError(f"{args.hccl_json}: holds {total} devices, {args.device_num} were asked for")
+    hccl.warn_of_order(args.hccl_json, servers)
     this_host = hccl.this_host(args.hccl_json, servers)
     if args.device_target != 'Ascend':
         first = next(server for server, cards in servers.items() if cards[0].rank == 0)

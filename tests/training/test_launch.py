@@ -55,7 +55,8 @@ def device(content, server, number):
 
 @pytest.mark.parametrize('content, message', [
     ('{', 'not readable as JSON'), ('[]', 'has no server_list'), ('[' * 100_000, 'not readable as JSON'),
-    (spoil(lambda t: t.update(version='1.2')), "version '1.2', expected '1.0'"),
+    (spoil(lambda t: t.update(version='1.1')), "version '1.1', expected '1.0'"),
+    (spoil(lambda t: t.update(version='1.2')), "version '1.2' is that of super nodes (Atlas A3)"),
     (spoil(lambda t: t.update(server_count='3')), 'server_count is 3, server_list holds 2'),
     (spoil(lambda t: t['server_list'].append(5)), 'server 3: expected a server_id'),
     (spoil(lambda t: t['server_list'][1].update(device=[])), 'server 2: expected a server_id and a list'),
@@ -70,6 +71,22 @@ def test_a_wrong_rank_table_is_one_line(tmp_path, content, message):
     with pytest.raises(ValueError) as error:
         hccl.read_rank_table(written(tmp_path, content))
     assert message in str(error.value) and '\n' not in str(error.value)
+
+
+@pytest.mark.parametrize('ids, warned', [
+    (('10.0.0.1', '10.0.0.2'), False), (('10.0.0.2', '10.0.0.1'), True), (('10.0.0.10', '10.0.0.9'), False),
+    (('10.0.0.9', '10.0.0.10'), True)])
+def test_ranks_against_the_order_of_servers_are_said(tmp_path, capsys, monkeypatch, ids, warned):
+    """Servers in the order of their ids as text: 10.0.0.10 comes before 10.0.0.9."""
+    content = table(2, 2)
+    for server, server_id in zip(content['server_list'], ids):
+        server['server_id'] = server_id
+    monkeypatch.setenv('LIGHTCNN_SERVER_ID', ids[0])
+    monkeypatch.setattr(hccl, 'check_visible', lambda *_: None)
+    arguments, _ = launch.parse(['--device_num', '4', '--hccl_json', written(tmp_path, content), '--device_target',
+                                 'Ascend'])
+    assert [e['RANK_ID'] for e in launch.plan(arguments)] == ['0', '1']
+    assert ('do not follow the order of the server_ids' in capsys.readouterr().err) == warned
 
 
 def test_cards_that_are_not_there(tmp_path):
@@ -93,7 +110,8 @@ def test_each_host_starts_its_own_part(tmp_path, monkeypatch):
         launch.plan(arguments)
     monkeypatch.setattr(hccl, 'check_visible', lambda *_: None)
     assert launch.plan(arguments) == [{'RANK_TABLE_FILE': file, 'RANK_ID': str(2 + i), 'RANK_SIZE': '4',
-                                       'DEVICE_ID': str(i)} for i in range(2)]
+                                       'DEVICE_ID': str(i), 'LIGHTCNN_LOCAL_RANK': str(i), 'LIGHTCNN_LOCAL_SIZE': '2'}
+                                      for i in range(2)]
     alone, _ = launch.parse(['--device_num', '2', '--device_target', 'Ascend'])     # one host, no table: a cluster
     assert [(e['MS_ROLE'], e.get('DEVICE_ID')) for e in launch.plan(alone)] == [
         ('MS_SCHED', None), ('MS_WORKER', '0'), ('MS_WORKER', '1')]
