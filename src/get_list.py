@@ -19,7 +19,7 @@ if not __package__:
 
 from src import cli  # noqa: E402
 from src.config import get_config  # noqa: E402
-from src.data import lists  # noqa: E402
+from src.data import lists, pairs  # noqa: E402
 from src.data.images import EXTENSIONS  # noqa: E402
 
 EXAMPLES = __doc__.split('\n\n')[1]
@@ -53,20 +53,9 @@ def check_pairs(names: Sequence, pairs_mat: str, pairs_txt: str) -> tuple:
 
 def read_pairs_txt(file: str) -> tuple:
     """Return LFW's (positive, negative) pairs of 'Person_0001' names, in the file's order."""
-    if not os.path.isfile(file):
-        raise FileNotFoundError(f"{file}: no such file")
-    pairs = [], []
-    with open(file, encoding='utf-8') as lines:
-        for number, line in enumerate(lines, 1):
-            fields = line.split()
-            if number == 1 or not fields:
-                continue
-            if len(fields) not in (3, 4) or not (fields[1].isdigit() and fields[-1].isdigit()):
-                raise ValueError(f"{file}, line {number}: expected 'person n m' or 'person n person m', found "
-                                 f"'{line.strip()[:60]}'")
-            second = fields[0] if len(fields) == 3 else fields[2]
-            pairs[len(fields) == 4].append((f'{fields[0]}_{int(fields[1]):04d}', f'{second}_{int(fields[-1]):04d}'))
-    return pairs
+    held = pairs.read_lfw(file)
+    stems = [os.path.splitext(os.path.basename(name))[0] for name in held.names]
+    return tuple([(stems[a], stems[b]) for a, b in held.rows[held.same == kind].tolist()] for kind in (True, False))
 
 
 def train_list(root: str, min_images: int = 1) -> tuple:
