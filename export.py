@@ -39,7 +39,8 @@ def main() -> None:
     """Do what the command line asks for."""
     args = parse()
     from src import api, device
-    device.set_up(args.device_target, args.device_id)
+    # a card would compute in its own precision, where the comparison expects float32; AIR files need one
+    device.set_up(args.device_target if args.file_format == 'AIR' else 'CPU', args.device_id)
     from src.training import checkpoint
     ckpt = checkpoint.newest(args.ckpt_file)
     network = checkpoint.load_backbone(ckpt)

@@ -24,6 +24,8 @@ def parse() -> argparse.Namespace:
                        help='start from the embedding network of this checkpoint with a new classifier')
     flags.add_argument('--eval_every', type=int, default=0, metavar='EPOCHS',
                        help='score LFW every so many epochs and keep best.ckpt (default: never)')
+    flags.add_argument('--deterministic', action='store_true', help='on cards: the same bits in every run, at a lower '
+                       'speed; the CPU gives them anyway')
     return flags.parse_args()
 
 
@@ -36,7 +38,7 @@ def main() -> None:
     from src import api
     api.train(cfg, recipe=args.recipe, ckpt_dir=args.ckpt_path, resume=args.resume, finetune=args.finetune,
               eval_every=args.eval_every, device_target=args.device_target, device_id=args.device_id,
-              run_distribute=args.run_distribute)
+              run_distribute=args.run_distribute, deterministic=args.deterministic)
 
 
 if __name__ == '__main__':

@@ -7,6 +7,7 @@
 # DATASET is the data set folder of docs/data.md, or lfw in it. In the current folder: preprocess_Result/, result_Files/,
 # time_Result/, lfw.json, blufr.json, thresholds.json, acc.log, and a log of every step. What is up to date is not made
 # again. BATCH_SIZE: images a call (default: the model's own on Ascend, 8 on the CPU). LITE_HOME: see build.sh.
+# PRECISION_MODE: what an Ascend computes in (default enforce_fp16; enforce_fp32 and others, see main --help).
 set -uo pipefail
 if [[ $# -lt 2 || $# -gt 3 || ! ${3:-0} =~ ^[0-9]+$ ]]; then
     echo "usage: bash run_infer_310.sh MINDIR DATASET [DEVICE_ID]" >&2
@@ -18,6 +19,13 @@ target=${DEVICE_TARGET:-Ascend}
 batch=()
 [[ $target == CPU ]] && batch=(--batch_size 8)
 [[ -n ${BATCH_SIZE:-} ]] && batch=(--batch_size "$BATCH_SIZE")
+[[ -n ${PRECISION_MODE:-} ]] && batch+=(--precision_mode "$PRECISION_MODE")
+for folder in runtime/lib runtime/third_party/dnnl tools/converter/lib; do        # of an unpacked tarball of Lite
+    if [[ -n ${LITE_HOME:-} && -d $LITE_HOME/$folder ]]; then
+        LD_LIBRARY_PATH=${LD_LIBRARY_PATH:+$LD_LIBRARY_PATH:}$(realpath "$LITE_HOME/$folder")
+        export LD_LIBRARY_PATH
+    fi
+done
 
 step() {        # step NAME LOG COMMAND...: run it, show it, and stop here if it fails
     local name=$1 log=$2

@@ -96,9 +96,9 @@ def embed_list(network: Network, root: str, names: Sequence, *, cache_suffix: st
 
 def train(cfg: edict, *, recipe: str = 'lightcnn9_ms1m', ckpt_dir: str = 'ckpt', resume: Optional[str] = None,
           finetune: Optional[str] = None, eval_every: int = 0, device_target: str = 'auto',
-          device_id: Optional[str] = None, run_distribute: bool = False) -> int:
+          device_id: Optional[str] = None, run_distribute: bool = False, deterministic: bool = False) -> int:
     """Train with the settings `cfg` to the end and return the number of steps done; see src/training/trainer.py."""
-    machine = device.set_up(device_target, device_id, run_distribute)
+    machine = device.set_up(device_target, device_id, run_distribute, deterministic=deterministic)
     from src.protocols.lfw import lfw_scorer
     from src.training import trainer
     evaluate: Optional[Callable] = lfw_scorer(cfg, machine) if eval_every else None

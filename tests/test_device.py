@@ -129,3 +129,15 @@ def test_a_process_in_which_mindspore_has_run():
             "print(device.set_up('CPU'), device.set_up('CPU'))")
     done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, cwd=PROJECT, timeout=300)
     assert done.returncode == 0 and done.stdout.count("target='CPU'") == 2, done.stderr
+
+
+@pytest.mark.parametrize('flags', [[], ['--deterministic']])
+def test_the_flag_of_train_reaches_the_device(monkeypatch, flags):
+    import train
+
+    def set_up(*_, deterministic):
+        raise KeyError(deterministic)
+    monkeypatch.setattr(device, 'set_up', set_up)
+    monkeypatch.setattr(sys, 'argv', ['train.py', '--recipe', 'quickstart', *flags])
+    with pytest.raises(KeyError, match=str(bool(flags))):
+        train.main()

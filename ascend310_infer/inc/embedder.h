@@ -8,6 +8,10 @@
 #include "include/api/model.h"
 #include "inc/options.h"
 
+// How far the features of one image may part between places of a batch, in parts of the largest: the rounding of the
+// precision that the model runs in, over some 30 layers. A wrong place differs by the features themselves.
+float PlaceTolerance(const Options &options);
+
 class Embedder {
  public:
   // Load the model and set its batch size. Throws Error.
@@ -30,6 +34,7 @@ class Embedder {
   mindspore::Model model_;
   std::vector<mindspore::MSTensor> outputs_;
   const std::string file_;
+  const float tolerance_;
   size_t batch_size_ = 0;
   size_t image_floats_ = 0;
   size_t feature_floats_ = 0;

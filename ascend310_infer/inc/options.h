@@ -19,6 +19,7 @@ struct Options {
   std::string time_path = "time_Result";
   std::string device_target = "Ascend";
   int device_id = 0;
+  std::string precision_mode = "enforce_fp16";  // MindSpore Lite's own default for Ascend
   int batch_size = 0;  // 0: the model's own
   int threads = 0;     // 0: one per core
   bool write_bins = false;

@@ -30,6 +30,7 @@ std::shared_ptr<mindspore::Context> MakeContext(const Options &options) {
   if (options.device_target == "Ascend") {
     auto ascend = std::make_shared<mindspore::AscendDeviceInfo>();
     ascend->SetDeviceID(static_cast<uint32_t>(options.device_id));
+    ascend->SetPrecisionMode(options.precision_mode);
     context->MutableDeviceInfo().push_back(ascend);
   } else {
     context->MutableDeviceInfo().push_back(std::make_shared<mindspore::CPUDeviceInfo>());
@@ -47,7 +48,13 @@ int64_t Elements(const std::vector<int64_t> &shape) {
 
 }  // namespace
 
-Embedder::Embedder(const Options &options) : file_(options.mindir_path) {
+float PlaceTolerance(const Options &options) {
+  const bool exact = options.device_target == "CPU" || options.precision_mode == "enforce_fp32" ||
+                     options.precision_mode == "enforce_origin";
+  return exact ? 1e-3F : 2e-2F;
+}
+
+Embedder::Embedder(const Options &options) : file_(options.mindir_path), tolerance_(PlaceTolerance(options)) {
   if (!std::ifstream(file_)) {
     throw Error(file_ + ": no such model file; export.py writes it");
   }
@@ -106,7 +113,7 @@ void Embedder::Check(const std::vector<float> &images) {
     largest = std::max(largest, std::fabs(features[i]));
     difference = std::max(difference, std::fabs(features[i] - features[i % feature_floats_]));
   }
-  if (!(difference <= 1e-3F * largest)) {
+  if (!(difference <= tolerance_ * largest)) {
     throw Error(file_ + ": one image at different places of a batch of " + std::to_string(batch_size_) +
                 " has different features; export the model with --batch_size " + std::to_string(batch_size_));
   }

@@ -24,6 +24,17 @@ std::string Target(const std::string &text) {
   return text;
 }
 
+// What MindSpore Lite takes for Ascend, see AscendDeviceInfo::SetPrecisionMode.
+std::string Precision(const std::string &text) {
+  for (const char *known : {"enforce_fp16", "preferred_fp32", "enforce_fp32", "enforce_origin", "preferred_optimal"}) {
+    if (text == known) {
+      return text;
+    }
+  }
+  throw Error("--precision_mode " + text +
+              ": expected enforce_fp16, preferred_fp32, enforce_fp32, enforce_origin or preferred_optimal");
+}
+
 void Check(Options *options) {
   if (options->mindir_path.empty()) {
     throw Error("--mindir_path is missing: the model that export.py wrote");
@@ -47,6 +58,7 @@ Options ParseOptions(int argc, const char *const *argv) {
     {"--time_path", [&](const auto &, const auto &text) { options.time_path = text; }},
     {"--device_target", [&](const auto &, const auto &text) { options.device_target = Target(text); }},
     {"--device_id", [&](const auto &flag, const auto &text) { options.device_id = Number(flag, text, 0, 1023); }},
+    {"--precision_mode", [&](const auto &, const auto &text) { options.precision_mode = Precision(text); }},
     {"--batch_size", [&](const auto &flag, const auto &text) { options.batch_size = Number(flag, text, 1, 4096); }},
     {"--threads", [&](const auto &flag, const auto &text) { options.threads = Number(flag, text, 1, 1024); }},
   };
@@ -90,6 +102,8 @@ std::string Usage() {
          "  --device_target NAME    Ascend or CPU (default Ascend)\n"
          "  --device_id N           which card (default 0)\n"
          "  --batch_size N          images a call (default: the model's own)\n"
+         "  --precision_mode MODE   what an Ascend computes in: enforce_fp16 (default), preferred_fp32, enforce_fp32,\n"
+         "                          enforce_origin or preferred_optimal; the CPU computes in float32\n"
          "  --threads N             on the CPU: models at work, one thread each (default: one per core)\n"
          "  --write_bins            also write one <id>_0.bin an image\n";
 }
