@@ -15,7 +15,7 @@ def parse() -> argparse.Namespace:
     flags = cli.parser(__doc__, EXAMPLES)
     flags.add_argument('--result_path', required=True, metavar='DIR', help='folder with features.bin')
     flags.add_argument('--mat_files_path', metavar='DIR', help='folder with lfw_pairs.mat and blufr_lfw_config.mat')
-    flags.add_argument('--data_path', metavar='DIR', help='the data set folder of docs/data.md: its mat_files, lists and '
+    flags.add_argument('--data_path', metavar='DIR', help='the data set folder of docs/data.md: mat_files, lists and '
                        'pictures')
     flags.add_argument('--out', default='.', metavar='DIR', help='where lfw.json, blufr.json and thresholds.json go '
                        '(default: the current folder)')
