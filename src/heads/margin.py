@@ -7,7 +7,6 @@ import math
 from typing import Union
 
 from mindspore import Tensor, ops
-from mindspore import dtype as mstype
 
 CLOSEST = 1e-7                   # cosines come no closer to 1 than this before arccos: 0.03 degrees
 HARD_REGIONS = ('linear', 'none', 'facexzoo', 'easy', 'clip')
@@ -76,8 +75,3 @@ def monotonic_cosine(t: Tensor, margin: float, taylor: bool = False) -> Tensor:
 def straight_through(value: Tensor, source: Tensor) -> Tensor:
     """Return `value` with the derivative of `source`."""
     return source + ops.stop_gradient(value - source)
-
-
-def float32(x: Tensor) -> Tensor:
-    """Return x as float32."""
-    return x.astype(mstype.float32)
