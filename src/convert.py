@@ -1,6 +1,7 @@
-"""MS-Celeb-1M's TSV file -> a folder of aligned faces: MID/<rank>-<face id>.jpg.
+"""MS-Celeb-1M's TSV file -> a folder of aligned faces: MID/<rank>-<face id>.jpg. Or .rec, folder and pack by --to.
 
     python src/convert.py --file_path FaceImageCroppedWithAlignment.tsv --output_dir train --clean_list clean_list.txt
+    python src/convert.py --file_path faces_emore/train.rec --to folder --output_dir train     # src/data/transcode.py
 
 Seven columns a row: Freebase MID, search rank, image URL, page URL, face id, base64 rectangle (4 float32), base64
 JPEG. The file is read in parts by several processes, in constant memory. What each part did is kept in
@@ -31,21 +32,22 @@ from tqdm import tqdm  # noqa: E402
 
 from src import cli  # noqa: E402
 from src.data import lists, pack  # noqa: E402
+from src.data.face_format import FACE_FORMATS  # noqa: E402
 from src.data.images import TRAIN_SIDE, decode, encode, resize  # noqa: E402
+from src.data.transcode import LIST_NAME, TARGETS, Rejected, open_source, transcode, write_new  # noqa: E402
+from src.get_list import train_list  # noqa: E402
 
 EXAMPLES = """  python src/convert.py --file_path ms1m.tsv --output_dir train
   python src/convert.py --file_path ms1m.tsv --output_dir train --clean_list clean_list.txt --workers 8
-  python src/convert.py --file_path ms1m.tsv --output_dir packs --clean_list clean_list.txt --format pack"""
+  python src/convert.py --file_path ms1m.tsv --output_dir packs --clean_list clean_list.txt --format pack
+  python src/convert.py --file_path faces_emore/train.rec --to pack --output_dir packs --face_format arcface
+  python src/convert.py --file_path train --to rec --output_dir records"""
 NUM_COLUMNS = 7
 MAX_LINE = 64 * 2**20
 PART_BYTES = {'folder': 64 * 2**20, 'pack': 2 * 2**30}       # a part of a pack becomes a shard
 _MID = re.compile(r'[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z')
 _FACE_ID = re.compile(r'[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z')
 _RANK = re.compile(r'[0-9]{1,9}\Z')
-
-
-class Rejected(ValueError):
-    """A row that cannot become an image; the text is the reason."""
 
 
 def parse_row(line: bytes) -> tuple:
@@ -99,29 +101,6 @@ def lines_of(file: BinaryIO, start: int, end: int) -> Iterator:
 def _skip_line(file):
     while (piece := file.readline(MAX_LINE)) and not piece.endswith(b'\n'):
         pass
-
-
-def write_new(path: str, data: bytes, temporary: str) -> bool:
-    """Write a file that is not there yet, whole or not at all. False if it is there with the same content.
-
-    `Rejected` if it is there with another content: nothing is overwritten.
-    """
-    with open(temporary, 'wb') as out:
-        out.write(data)
-    try:
-        os.link(temporary, path)
-        return True
-    except FileNotFoundError:
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        os.link(temporary, path)
-        return True
-    except FileExistsError:
-        with open(path, 'rb') as there:
-            if there.read() == data:
-                return False
-        raise Rejected('a duplicate name with another picture; the first is kept') from None
-    finally:
-        os.remove(temporary)
 
 
 class Part:
@@ -308,17 +287,37 @@ def _finish(output_dir, work, num_parts, clean, clean_list):
     return total
 
 
+def convert_set(args: argparse.Namespace) -> str:
+    """Convert a .rec file, a folder or a pack as the flags ask; return what was written, in words."""
+    if not args.to or args.clean_list or args.file_path.endswith('.tsv'):
+        raise ValueError(f"{args.file_path}: --to {'|'.join(TARGETS)} says what becomes of a .rec file, a folder or a "
+                         "pack; a TSV file takes --format and --clean_list")
+    has_list = os.path.isfile(os.path.join(args.file_path, LIST_NAME))
+    listed = train_list(args.file_path)[:2] if os.path.isdir(args.file_path) and not has_list else None
+    return transcode(open_source(args.file_path, listed), args.output_dir, args.to, face=args.face_format,
+                     assumed=args.assume_format, workers=args.workers)
+
+
 def main() -> None:
     flags = cli.parser(__doc__.splitlines()[0], EXAMPLES)
-    flags.add_argument('--file_path', required=True, metavar='TSV')
+    flags.add_argument('--file_path', required=True, metavar='FILE',
+                       help='TSV file, or with --to a .rec file, a folder of people or the .json of a pack')
     flags.add_argument('--output_dir', required=True, metavar='DIR')
     flags.add_argument('--clean_list', metavar='FILE', help="'name label' list: only its images are written")
     flags.add_argument('--format', choices=list(PART_BYTES), default='folder', help='default %(default)s')
+    flags.add_argument('--to', choices=TARGETS, help='what becomes of a .rec file, a folder or a pack')
+    flags.add_argument('--face_format', default='arcface', choices=list(FACE_FORMATS), help='of --to pack (default '
+                       '%(default)s)')
+    flags.add_argument('--assume_format', default='', choices=list(FACE_FORMATS), help='what the pictures are, where '
+                       'their sizes say otherwise')
     flags.add_argument('--workers', type=int, help='processes (default: one per core)')
     flags.add_argument('--part_mb', type=int, default=0, help=argparse.SUPPRESS)
     args = flags.parse_args()
     if args.workers is not None and args.workers < 1:
         raise ValueError(f"--workers {args.workers} is not 1 or more")
+    if args.to or args.file_path.endswith('.rec'):
+        print(convert_set(args))
+        return
     total = convert(args.file_path, args.output_dir, args.clean_list, args.workers, args.part_mb << 20,
                     args.format)
     print(f"{total['rows']} rows: {total['images'] - total['duplicates']} images, {total['bytes'] / 1e6:.1f} MB, in "
