@@ -80,6 +80,19 @@ def set_up(device_target: str = 'auto', device_id: Optional[str] = None, run_dis
     return Device(target, int(os.environ.get('DEVICE_ID', get_rank())), get_rank(), get_group_size())
 
 
+def simulated(rank_size: int) -> Device:
+    """Return rank 0 of so many Ascend cards that are not there: MS_SIMULATION_LEVEL compiles for them."""
+    import mindspore as ms
+    ms.set_context(mode=ms.GRAPH_MODE)
+    try:
+        ms.set_device('Ascend')
+        from mindspore.communication import init
+        init()
+    except RuntimeError as error:
+        raise RuntimeError(f"MindSpore cannot simulate an Ascend: {str(error).strip().splitlines()[0]}") from None
+    return Device('Ascend', 0, 0, rank_size)
+
+
 def wait_long_enough(environ: MutableMapping) -> None:
     """Have ranks wait for one that checks its images, compiles, saves or is slow, unless the user has set how long.
 

@@ -3,6 +3,7 @@
     step = build_step(cfg, device)
     loss, hits, updated = step.run(images, labels, noise, lr)                  # arrays
 """
+from collections.abc import Callable
 from typing import Any, Optional
 
 import mindspore as ms
@@ -95,7 +96,7 @@ class TrainStep(nn.Cell):
         return ParameterTuple([Parameter(initializer('zeros', w.shape), name=f'{prefix}.{w.name}')
                                for w in self.weights])
 
-    def forward(self, images, labels, noise):
+    def forward(self, images: Tensor, labels: Tensor, noise: Tensor) -> tuple:
         loss, hits = self.network(images, labels, noise)
         if self.scaler is not None:
             loss = self.scaler.scale(loss)
@@ -109,7 +110,7 @@ class TrainStep(nn.Cell):
         """Take one step with arrays; return (loss, hits, updated) as tensors."""
         return self(Tensor(images), Tensor(labels), Tensor(noise), Tensor(lr))
 
-    def finish(self, loss, hits, grads, lr):
+    def finish(self, loss: Tensor, hits: Tensor, grads: tuple, lr: Tensor) -> tuple:
         """Average over ranks, update the weights, return what a step returns."""
         if self.rank_size > 1:
             loss, hits, grads = self.averaged(loss, hits, grads)
@@ -125,7 +126,7 @@ class TrainStep(nn.Cell):
             loss = ops.depend(loss, self.apply(grads, lr))
         return loss, hits, finite
 
-    def finite_everywhere(self, grads):
+    def finite_everywhere(self, grads: tuple) -> Tensor:
         """Return whether no rank has seen an overflow.
 
         On a first-generation 910, and wherever overflows saturate, a card knows of its own only: the averaged gradients
@@ -136,7 +137,7 @@ class TrainStep(nn.Cell):
             finite = self.sum(1.0 - finite.astype(ms.float32)) < 0.5
         return finite
 
-    def averaged(self, loss, hits, grads):
+    def averaged(self, loss: Tensor, hits: Tensor, grads: tuple) -> tuple:
         """Return mean loss, all hits and mean gradients of all ranks."""
         if self.host_mean is not None:
             loss = self.sum(ops.depend(loss, self.host_mean.write(*grads)))         # waits until all have written
@@ -145,7 +146,7 @@ class TrainStep(nn.Cell):
         mean = self.all_reduced(grads) if self.reducer is None else self.reducer(grads)
         return self.sum(loss) / self.rank_size, self.sum(hits), mean
 
-    def all_reduced(self, grads):
+    def all_reduced(self, grads: tuple) -> tuple:
         """Return the mean over ranks: all gradients in one call, since each call costs its own round trip."""
         flat = ()
         for grad in grads:
@@ -157,7 +158,7 @@ class TrainStep(nn.Cell):
             start = start + grad.size
         return mean
 
-    def clip_factor(self, grads):
+    def clip_factor(self, grads: tuple) -> Tensor:
         if self.clip_norm == 0:
             return 1.0
         power = 0.0
@@ -165,7 +166,7 @@ class TrainStep(nn.Cell):
             power = power + (grad * grad).reshape(grad.shape[0], -1).sum(1).sum()      # 3 times faster than one sum
         return ops.minimum(self.clip_norm / ops.sqrt(power), self.one)
 
-    def apply(self, grads, lr):
+    def apply(self, grads: tuple, lr: Tensor) -> Tensor:
         factor = self.clip_factor(grads)
         done = True
         for i in range(len(self.weights)):
@@ -178,7 +179,7 @@ class TrainStep(nn.Cell):
 class AddGradients(nn.Cell):
     """A part of a batch: (images, labels, noise) -> (loss, top-1 hits); its gradients are added to `sums`."""
 
-    def __init__(self, value_and_grad, sums):
+    def __init__(self, value_and_grad: Callable, sums: ParameterTuple):
         super().__init__(auto_prefix=False)
         self.value_and_grad, self.sums, self.add = value_and_grad, sums, ops.AssignAdd()
 
@@ -199,7 +200,7 @@ class SplitStep(TrainStep):
         self.sums = self.zeros('sums')
         self.add_gradients = AddGradients(self.value_and_grad, self.sums)
 
-    def forward(self, images, labels, noise):
+    def forward(self, images: Tensor, labels: Tensor, noise: Tensor) -> tuple:
         loss, hits = self.network(images, labels, noise)
         return loss / self.num_parts, hits
 
