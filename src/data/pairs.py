@@ -24,6 +24,8 @@ _ANSWERS = {'1': True, 'true': True, 'same': True, 'yes': True, 'genuine': True,
             '0': False, 'false': False, 'different': False, 'diff': False, 'no': False, 'impostor': False,
             'mismatch': False, 'nonmatch': False, 'negative': False, '-1': False}
 _ANSWER_NAMES = {'same', 'label', 'labels', 'issame', 'is_same', 'same_person', 'match', 'genuine', 'target', 'answer'}
+_COLUMN_NAME = re.compile('(path|image|img|picture|photo|file|name|filename|first|second|left|right|fold|split|set|'
+                          '[abxy])[ _]?[12ab]?')
 _FOLD_NAMES = {'fold', 'split', 'set'}
 
 
@@ -214,7 +216,8 @@ class _Columns(NamedTuple):
 def _columns(fields):
     """Return where the columns stand, from the first line: names, or the first pair."""
     words = [field.lower() for field in fields]
-    named = len(words) < 3 or not any(word in _ANSWERS for word in words[2:] + words[:1])
+    named = len(words) < 3 or not any(word in _ANSWERS for word in words[2:] + words[:1]) or \
+        all(word in _ANSWER_NAMES or _COLUMN_NAME.fullmatch(word) for word in words)       # 'same' is both
     answer = fold = None
     if named:
         answer = next((i for i, word in enumerate(words) if word in _ANSWER_NAMES), None)

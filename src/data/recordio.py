@@ -109,6 +109,9 @@ class RecordFile:
         """Return the rows that are pictures: all, or those between insightface's headers."""
         total, empty = len(table.flags), (table.lengths == 0) & (table.flags == 2)
         if not empty[0]:
+            if empty.any():
+                raise ValueError(f"{self.path}: record {np.argmax(empty)} holds no picture, and record 0 "
+                                 "is not insightface's header; the beginning of the file is missing")
             return np.arange(total)
         pictures = np.flatnonzero(~empty)
         end = int(pictures[-1]) + 1 if len(pictures) else 1
