@@ -15,8 +15,8 @@ from src.config import RECIPES, get_config
 
 
 def example_batch(cfg: edict, channels: int, noise_size: int) -> tuple:
-    """Return (images (N, C, S, S), labels (N,), noise (N, M), learning rate) of zeros, as a step takes them."""
-    images = np.zeros((cfg.batch_size, channels, cfg.image_size, cfg.image_size), np.float32)
+    """Return (images (N, C, S, S), labels (N,), noise (N, M), learning rate) of zeros, as a card's step takes them."""
+    images = np.zeros((cfg.batch_size, channels, cfg.image_size, cfg.image_size), np.uint8)
     return (images, np.zeros(cfg.batch_size, np.int32), np.zeros((cfg.batch_size, max(1, noise_size)), np.float32),
             np.float32(0.01))
 

@@ -14,6 +14,7 @@ from mindspore.common.initializer import initializer
 
 from src.backbone import Backbone
 from src.cpu.host_mean import host_mean
+from src.data.face_format import face_format
 from src.device import Device
 from src.heads.head import Head
 from src.training.network import TrainingNetwork, training_network
@@ -69,6 +70,8 @@ class TrainStep(nn.Cell):
         self.host_mean = None if on_cards else host_mean(rank, rank_size, [w.shape for w in self.weights])
         self.scaler = loss_scaler
         self.clip_norm, self.one = cfg.clip_norm, Tensor(1.0, ms.float32)
+        face = face_format(cfg.face_format)
+        self.mean, self.scale = float(face.mean), float(face.scale)
         self.value_and_grad = ms.value_and_grad(self.forward, None, self.weights, has_aux=True)
 
     @property
@@ -96,8 +99,17 @@ class TrainStep(nn.Cell):
         return ParameterTuple([Parameter(initializer('zeros', w.shape), name=f'{prefix}.{w.name}')
                                for w in self.weights])
 
+    def scaled(self, images: Tensor) -> Tensor:
+        """Return images as the network takes them: uint8 pixels are scaled as `FaceFormat.to_input` does."""
+        if images.dtype == ms.uint8:
+            images = images.astype(ms.float32)
+            if self.mean != 0:
+                images = images - self.mean
+            images = images / self.scale
+        return images
+
     def forward(self, images: Tensor, labels: Tensor, noise: Tensor) -> tuple:
-        loss, hits = self.network(images, labels, noise)
+        loss, hits = self.network(self.scaled(images), labels, noise)
         if self.scaler is not None:
             loss = self.scaler.scale(loss)
         return loss, hits
@@ -201,7 +213,7 @@ class SplitStep(TrainStep):
         self.add_gradients = AddGradients(self.value_and_grad, self.sums)
 
     def forward(self, images: Tensor, labels: Tensor, noise: Tensor) -> tuple:
-        loss, hits = self.network(images, labels, noise)
+        loss, hits = self.network(self.scaled(images), labels, noise)
         return loss / self.num_parts, hits
 
     def run(self, images: np.ndarray, labels: np.ndarray, noise: np.ndarray, lr: np.float32) -> tuple:

@@ -149,7 +149,8 @@ class Training:
         self.num_bad = faces.check(cfg, ckpt_dir, device)
         wait_for_all(device)
         self.step = build_step(cfg, device)
-        self.batches = TrainingBatches(faces, cfg, device.rank, device.rank_size, self.step.backbone.noise_size)
+        self.batches = TrainingBatches(faces, cfg, device.rank, device.rank_size, self.step.backbone.noise_size,
+                                       as_bytes=device.target != 'CPU')
         self.per_epoch, self.num_steps = self.batches.steps_per_epoch, len(self.batches)
         if cfg.scale_lr:
             scale_lr(cfg, RECIPES[recipe]().batch_size, self.batches.global_batch, self.per_epoch)

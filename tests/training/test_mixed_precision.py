@@ -8,6 +8,8 @@ from conftest import TINY, run_in_process, weights_of
 from toy_backbone import NAME as TOY
 
 from src.config import get_config
+from src.data.face_format import face_format
+from src.dataset import planes
 from src.device import Device
 from src.heads.head import unit
 from src.protocols.lfw import lfw_scorer
@@ -138,3 +140,24 @@ def test_only_cards_have_mixed_precision_and_a_loss_scale(toy_cfg):
         feature = step.backbone.set_train(False)(ms.Tensor(arrays(toy_cfg)[0]))
         kinds.append((feature.dtype, step.scaler is not None))
     assert kinds == [(ms.float16, True), (ms.float32, False), (ms.float16, True)]
+
+
+@pytest.mark.parametrize('name, channels', [('lightcnn', 1), ('arcface', 3)])
+def test_pixels_are_scaled_in_the_step(toy_cfg, name, channels):
+    """All 256 values as uint8, scaled by the step: the bits of NumPy's float32, and so the loss."""
+    toy_cfg.face_format = name
+    step = build_step(toy_cfg, CPU)
+    _, labels, noise, lr = arrays(toy_cfg)
+    faces = np.random.default_rng(0).permutation(np.arange(8 * 16 * 16 * channels) % 256).astype(np.uint8)
+    faces = faces.reshape((8, 16, 16) if channels == 1 else (8, 16, 16, 3))
+    expected = face_format(name).to_input(faces)
+    assert np.array_equal(ms.jit(step.scaled)(ms.Tensor(planes(faces))).asnumpy(), expected)
+    losses = [build_step(toy_cfg, CPU).run(x, labels, noise, lr)[0].asnumpy() for x in (planes(faces), expected)]
+    assert losses[0] == losses[1]
+
+
+def test_cards_are_fed_bytes(toy_cfg, tmp_path):
+    """The batches of a card are uint8, those of the CPU float32; what they mean is the same."""
+    kinds = [trainer.Training(toy_cfg, device, 'quickstart', str(tmp_path)).batches[0][0] for device in (CARD, CPU)]
+    assert [kind.dtype for kind in kinds] == [np.uint8, np.float32]
+    assert np.array_equal(kinds[0].astype(np.float32) / np.float32(255), kinds[1])
