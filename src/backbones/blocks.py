@@ -12,7 +12,6 @@ from mindspore import Tensor, nn, ops
 from src.backbone import keep_mask
 from src.initializers import Init, torch_default
 
-
 _TORCH = {'gamma': 'weight', 'beta': 'bias', 'moving_mean': 'running_mean', 'moving_variance': 'running_var',
           'w': 'weight'}
 

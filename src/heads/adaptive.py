@@ -30,7 +30,7 @@ class AdaCos(CosineHead):
         first = max(math.sqrt(2) * math.log(max(num_classes - 1, 1)), SMALLEST_SCALE)
         self.scale = Parameter(Tensor(first, mstype.float32), name='scale', requires_grad=False)
 
-    def new_scale(self, cosine, labels):
+    def new_scale(self, cosine: Tensor, labels: Tensor) -> Tensor:
         """Return ln(B_avg) / cos(min(45 degrees, the median target angle)) of the batches of all ranks.
 
         B_avg is the batch's mean of the sum over negatives of exp(scale * cos), here in logarithms, which cannot
@@ -43,7 +43,7 @@ class AdaCos(CosineHead):
         average = log_sum_exp(sums.reshape(1, -1)).reshape(()) - math.log(theta.shape[0])
         return ops.maximum(average / ops.cos(ops.minimum(middle, math.pi / 4)), SMALLEST_SCALE)
 
-    def logits(self, embedding, labels):
+    def logits(self, embedding: Tensor, labels: Tensor) -> Tensor:
         """Return (N, C)."""
         cosine = self.cosines(embedding)
         scale = self.scale + 0.0
@@ -77,11 +77,11 @@ class AdaFace(CosineHead):
         self.batch_mean = Parameter(Tensor([20.0], mstype.float32), name='batch_mean', requires_grad=False)
         self.batch_std = Parameter(Tensor([100.0], mstype.float32), name='batch_std', requires_grad=False)
 
-    def cosines(self, embedding):
+    def cosines(self, embedding: Tensor) -> Tensor:
         """Return the cosines within +-0.999."""
         return ops.clamp(super().cosines(embedding), 1e-3 - 1.0, 1.0 - 1e-3)
 
-    def running(self, lengths):
+    def running(self, lengths: Tensor) -> tuple:
         """Return running mean and deviation, in training with these lengths (N,)."""
         if not self.training:
             return self.batch_mean + 0.0, self.batch_std + 0.0
@@ -96,7 +96,7 @@ class AdaFace(CosineHead):
         new_mean = ops.depend(new_mean, ops.assign(self.batch_mean, new_mean))
         return new_mean, ops.depend(new_std, ops.assign(self.batch_std, new_std))
 
-    def target(self, t, embedding, labels):
+    def target(self, t: Tensor, embedding: Tensor, labels: Tensor) -> Tensor:
         """Return the target with the margin of its quality."""
         lengths = ops.stop_gradient(bounded_norms(embedding, 0.001, 100.0))
         mean, std = self.running(lengths)
@@ -123,7 +123,7 @@ class MagFace(CosineHead):
         'filter': FILTER,
     }
 
-    def target(self, t, embedding, labels):
+    def target(self, t: Tensor, embedding: Tensor, labels: Tensor) -> Tensor:
         """Return cos(theta + the margin of the length)."""
         options = self.options
         low, high = options['low_norm'], options['high_norm']

@@ -27,7 +27,7 @@ class ArcFace(CosineHead):
         'filter': FILTER,
     }
 
-    def target(self, t, embedding, labels):
+    def target(self, t: Tensor, embedding: Tensor, labels: Tensor) -> Tensor:
         """Return cos(theta + margin)."""
         return turned_by_rule(t, self.margin, self.options['hard_region'], self.options['margin_am'])
 
@@ -44,7 +44,7 @@ class Combined(CosineHead):
         'filter': FILTER,
     }
 
-    def target(self, t, embedding, labels):
+    def target(self, t: Tensor, embedding: Tensor, labels: Tensor) -> Tensor:
         """Return cos(m1 theta + m2) - m3."""
         return combined(t, self.options)
 
@@ -68,7 +68,7 @@ class SubcenterArcFace(ArcFace):
         """Return the first class vectors (C * K, D)."""
         return init(self.num_classes * self.options['sub_centers'], self.embedding_size)
 
-    def cosines(self, embedding):
+    def cosines(self, embedding: Tensor) -> Tensor:
         """Return the largest cosine of every class: (N, C K) -> (N, C)."""
         shape = (embedding.shape[0], self.num_classes, self.options['sub_centers'])
         return ops.amax(super().cosines(embedding).reshape(shape), 2)
@@ -84,6 +84,6 @@ class ExpFace(CosineHead):
         'filter': FILTER,
     }
 
-    def target(self, t, embedding, labels):
+    def target(self, t: Tensor, embedding: Tensor, labels: Tensor) -> Tensor:
         """Return ExpFace's curve."""
         return widened(t, self.margin)

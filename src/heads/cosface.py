@@ -27,11 +27,11 @@ class CosFace(CosineHead):
         super().__init__(num_classes, embedding_size, init, options)
         self.on, self.off = Tensor(1.0, mstype.float32), Tensor(0.0, mstype.float32)
 
-    def target(self, t, embedding, labels):
+    def target(self, t: Tensor, embedding: Tensor, labels: Tensor) -> Tensor:
         """Return t - margin."""
         return t - self.margin
 
-    def logits(self, embedding, labels):
+    def logits(self, embedding: Tensor, labels: Tensor) -> Tensor:
         """Return (N, C) with the margin."""
         if self.filter:
             return super().logits(embedding, labels)
@@ -39,7 +39,7 @@ class CosFace(CosineHead):
         cosine = self.matmul(unit(embedding), unit(self.weight))            # (N, D) x (C, D)' -> (N, C)
         return self.scale * (cosine - self.margin * target)
 
-    def loss_of_batch(self, embedding, labels):
+    def loss_of_batch(self, embedding: Tensor, labels: Tensor) -> tuple:
         """Return (loss, hits) as plain softmax computes them, bit for bit what earlier versions trained with."""
         return loss_and_hits(self.logits(embedding, labels), labels)
 
@@ -67,15 +67,15 @@ class AdaMSoftmax(CosineHead):
         self.margins = Parameter(init.by_rule(lambda rng, shape: rng.uniform(0.3, 0.4, shape), num_classes),
                                  name='margins')
 
-    def within_bounds(self):
+    def within_bounds(self) -> Tensor:
         """Return the margins (C,) cut to 0..1, with the derivative 1 everywhere."""
         return self.margins + ops.stop_gradient(ops.clamp(self.margins, 0.0, 1.0) - self.margins)
 
-    def target(self, t, embedding, labels):
+    def target(self, t: Tensor, embedding: Tensor, labels: Tensor) -> Tensor:
         """Return t - the margin of its class."""
         return t - self.within_bounds()[labels].reshape(-1, 1)
 
-    def loss_of_batch(self, embedding, labels):
+    def loss_of_batch(self, embedding: Tensor, labels: Tensor) -> tuple:
         """Return (loss, hits); in training, store the margins cut to 0..1."""
         loss, hits = super().loss_of_batch(embedding, labels)
         margins = self.within_bounds()

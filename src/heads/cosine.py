@@ -37,7 +37,7 @@ class CosineHead(Head):
         self.is_exact = options.get('derivative', 'exact') == 'exact'
         self.matmul = ops.MatMul(transpose_b=True)
 
-    def cosines(self, embedding):
+    def cosines(self, embedding: Tensor) -> Tensor:
         """Return the cosine of every row with every class vector.
 
         The product is divided by the lengths of the class vectors, not these themselves: N is smaller than D.
@@ -48,23 +48,23 @@ class CosineHead(Head):
         cosine = cosine * ops.tile(inverse, (embedding.shape[0], 1))        # faster than to multiply by a row
         return ops.clamp(cosine, -1.0, 1.0) if self.clip else cosine
 
-    def target(self, t, embedding, labels):
+    def target(self, t: Tensor, embedding: Tensor, labels: Tensor) -> Tensor:
         """Return the new value (N, 1) of the target cosines t (N, 1)."""
         return t
 
-    def negatives(self, cosine, t, new):
+    def negatives(self, cosine: Tensor, t: Tensor, new: Tensor) -> Tensor:
         """Return the new cosines (N, C); what stands in the target's column does not matter."""
         return cosine
 
-    def scaled(self, cosine, embedding):
+    def scaled(self, cosine: Tensor, embedding: Tensor) -> Tensor:
         """Return the logits of the new cosines (N, C)."""
         return self.scale * cosine
 
-    def loss_of_batch(self, embedding, labels):
+    def loss_of_batch(self, embedding: Tensor, labels: Tensor) -> tuple:
         """Return (loss, hits) without penalties."""
         return accurate_loss_and_hits(self.logits(embedding, labels), labels)
 
-    def logits(self, embedding, labels):
+    def logits(self, embedding: Tensor, labels: Tensor) -> Tensor:
         """Return (N, C) with the margin."""
         cosine = self.cosines(embedding)
         t = picked(cosine, labels)

@@ -32,20 +32,20 @@ class MVSoftmax(CosineHead):
         'filter': FILTER,
     }
 
-    def margined(self, t):
+    def margined(self, t: Tensor) -> Tensor:
         """Return f of the target cosines."""
         if self.options['form'] == 'am':
             return t - self.margin
         return turned(ops.clamp(t, -1.0, 1.0), self.margin)
 
-    def target(self, t, embedding, labels):
+    def target(self, t: Tensor, embedding: Tensor, labels: Tensor) -> Tensor:
         """Return f, or t where the head is easy."""
         if self.options['easy'] == 'never':
             return self.margined(t)
         is_facexzoo_am = self.options['easy'] == 'facexzoo' and self.options['form'] == 'am'
         return ops.select(t > (self.margin if is_facexzoo_am else 0.0), self.margined(t), t)
 
-    def negatives(self, cosine, t, new):
+    def negatives(self, cosine: Tensor, t: Tensor, new: Tensor) -> Tensor:
         """Return w c + w - 1 for the hard ones."""
         return weighted(cosine, self.margined(t), self.options['mv_weight'])
 
@@ -73,11 +73,11 @@ class SVXSoftmax(CosineHead):
         'filter': FILTER,
     }
 
-    def target(self, t, embedding, labels):
+    def target(self, t: Tensor, embedding: Tensor, labels: Tensor) -> Tensor:
         """Return T."""
         return combined(t, self.options)
 
-    def negatives(self, cosine, t, new):
+    def negatives(self, cosine: Tensor, t: Tensor, new: Tensor) -> Tensor:
         """Return w c + w - 1 for the hard ones."""
         return weighted(cosine, new, self.options['sv_weight'])
 
@@ -93,11 +93,11 @@ class ArcNegFace(CosineHead):
         'filter': FILTER,
     }
 
-    def target(self, t, embedding, labels):
+    def target(self, t: Tensor, embedding: Tensor, labels: Tensor) -> Tensor:
         """Return ArcFace's target."""
         return turned_by_rule(t, self.margin)
 
-    def negatives(self, cosine, t, new):
+    def negatives(self, cosine: Tensor, t: Tensor, new: Tensor) -> Tensor:
         """Return the weighted negatives."""
         away = ops.stop_gradient(cosine - spread(new, self.num_classes))
         weight = self.options['alpha'] * (1.0 + ops.expm1(away * away / -self.options['sigma']))     # exp is less exact
@@ -125,17 +125,17 @@ class CurricularFace(CosineHead):
         super().__init__(num_classes, embedding_size, init, options)
         self.t = Parameter(Tensor([0.0], mstype.float32), name='t', requires_grad=False)
 
-    def cosines(self, embedding):
+    def cosines(self, embedding: Tensor) -> Tensor:
         """Return the cosines, with the divisor that `kernel` names."""
         if self.options['kernel'] == 'unit':
             return super().cosines(embedding)
         return ops.clamp(ops.matmul(unit(embedding), unit(self.weight.T)), -1.0, 1.0)      # (N, D) x (D, C)
 
-    def target(self, t, embedding, labels):
+    def target(self, t: Tensor, embedding: Tensor, labels: Tensor) -> Tensor:
         """Return ArcFace's target."""
         return turned_by_rule(t, self.margin)
 
-    def running_mean(self, t):
+    def running_mean(self, t: Tensor) -> Tensor:
         """Return the running mean of target cosines, in training with those of all ranks' batches."""
         if not self.training:
             return self.t
@@ -143,7 +143,7 @@ class CurricularFace(CosineHead):
         mean = rate * gathered(self.ranks, ops.stop_gradient(t)).mean() + (1.0 - rate) * self.t
         return ops.depend(mean, ops.assign(self.t, mean))
 
-    def negatives(self, cosine, t, new):
+    def negatives(self, cosine: Tensor, t: Tensor, new: Tensor) -> Tensor:
         """Return c (t + c) for the hard ones."""
         hard = cosine > spread(turned(t, self.margin), self.num_classes)
         return ops.select(hard, cosine * (self.running_mean(t) + cosine), cosine)
@@ -163,7 +163,7 @@ class NPCFace(CosineHead):
     }
     clip = True
 
-    def logits(self, embedding, labels):
+    def logits(self, embedding: Tensor, labels: Tensor) -> Tensor:
         """Return (N, C) with the margin."""
         cosine = self.cosines(embedding)
         t = picked(cosine, labels)
@@ -189,10 +189,10 @@ class CircleLoss(CosineHead):
     }
     clip = True
 
-    def target(self, t, embedding, labels):
+    def target(self, t: Tensor, embedding: Tensor, labels: Tensor) -> Tensor:
         """Return the weighted target."""
         return ops.relu(1.0 + self.margin - ops.stop_gradient(t)) * (t - (1.0 - self.margin))
 
-    def negatives(self, cosine, t, new):
+    def negatives(self, cosine: Tensor, t: Tensor, new: Tensor) -> Tensor:
         """Return the weighted negatives."""
         return ops.relu(ops.stop_gradient(cosine) + self.margin) * (cosine - self.margin)

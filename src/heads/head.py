@@ -78,7 +78,7 @@ class Head(nn.Cell):
             loss = loss + self.penalties(embedding, labels)
         return loss, hits
 
-    def loss_of_batch(self, embedding, labels):
+    def loss_of_batch(self, embedding: Tensor, labels: Tensor) -> tuple:
         """Return (loss, hits) without penalties."""
         return loss_and_hits(self.logits(embedding, labels), labels)
 

@@ -28,13 +28,13 @@ class LGM(Head):
         self.variance = Parameter(Tensor(np.ones((num_classes, embedding_size), np.float32)), name='variance')
         self.matmul = ops.MatMul(transpose_b=True)
 
-    def distances(self, x, precision):
+    def distances(self, x: Tensor, precision: Tensor) -> Tensor:
         """Return d (N, C); the square is multiplied out, so that no (N, C, D) is needed."""
         scaled = self.weight * precision
         square = self.matmul(x * x, precision) - 2.0 * self.matmul(x, scaled) + (self.weight * scaled).sum(1)
         return 0.5 * ops.maximum(square, 0.0)
 
-    def loss_of_batch(self, embedding, labels):
+    def loss_of_batch(self, embedding: Tensor, labels: Tensor) -> tuple:
         """Return (loss, hits)."""
         variance = ops.maximum(self.variance.astype(mstype.float32), SMALLEST_VARIANCE)
         half_log = 0.5 * ops.log(variance).sum(1)                                           # (C,)

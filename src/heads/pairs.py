@@ -20,11 +20,11 @@ class BatchHead(Head):
     has_weight = False
     batch_statistics = True
 
-    def prepared(self, embedding):
+    def prepared(self, embedding: Tensor) -> Tensor:
         """Return the embeddings (N, D) in float32, at length 1 if so asked."""
         return unit(embedding) if self.options.get('normalise', True) else embedding.astype(mstype.float32)
 
-    def hits(self, embedding, labels):
+    def hits(self, embedding: Tensor, labels: Tensor) -> Tensor:
         """Return how many rows of this rank have a nearest other row with the same label."""
         x = gathered(self.ranks, ops.stop_gradient(self.prepared(embedding)))
         every = gathered_labels(self.ranks, labels)
@@ -64,18 +64,18 @@ class Contrastive(BatchHead):
         'normalise': NORMALISE,
     }
 
-    def loss_of_batch(self, embedding, labels):
+    def loss_of_batch(self, embedding: Tensor, labels: Tensor) -> tuple:
         """Return (loss, hits)."""
         x = self.prepared(embedding)
         loss = self.of_batch(x, labels) if self.options['pairs'] in ('online', 'all') else self.of_halves(x, labels)
         return loss, self.hits(embedding, labels)
 
-    def push(self, square):
+    def push(self, square: Tensor) -> Tensor:
         """Return [margin - d]^2 of squared distances."""
         short = ops.relu(self.options['margin'] - ops.sqrt(ops.maximum(square, 1e-12)))
         return short * short
 
-    def of_halves(self, x, labels):
+    def of_halves(self, x: Tensor, labels: Tensor) -> Tensor:
         """Return the loss of pairs (i, i + N / 2)."""
         half = x.shape[0] // 2
         apart = x[:half] - x[half:2 * half]
@@ -86,7 +86,7 @@ class Contrastive(BatchHead):
         loss = (genuine * square + (1.0 - genuine) * self.push(square)).mean()
         return loss if self.options['pairs'] == 'gluon' else 0.5 * loss
 
-    def of_batch(self, x, labels):
+    def of_batch(self, x: Tensor, labels: Tensor) -> Tensor:
         """Return the loss of the pairs of the batches of all ranks."""
         x, labels = gathered(self.ranks, x), gathered_labels(self.ranks, labels)
         square = squared_distances(x, x)
@@ -99,7 +99,7 @@ class Contrastive(BatchHead):
         count = genuine.sum()
         return 0.5 * ((genuine * square).sum() / ops.maximum(count, 1.0) + self.nearest(square, impostor, count))
 
-    def nearest(self, square, impostor, count):
+    def nearest(self, square: Tensor, impostor: Tensor, count: Tensor) -> Tensor:
         """Return the mean push of the `count` nearest impostor pairs."""
         square, far = square.reshape(-1), ops.select(impostor, square, ops.fill(mstype.float32, square.shape, FAR))
         order = ops.stop_gradient(far).reshape(-1).argsort().astype(mstype.int32)
@@ -121,7 +121,7 @@ class MPS(BatchHead):
         'rule': Option('paper', ('paper', 'gluon'), None, 'a sample at a time, or all with all'),
     }
 
-    def loss_of_batch(self, embedding, labels):
+    def loss_of_batch(self, embedding: Tensor, labels: Tensor) -> tuple:
         """Return (loss, hits)."""
         x = unit(embedding)
         half = x.shape[0] // 2

@@ -9,7 +9,7 @@ import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 from mindspore import dtype as mstype
 
-from src.heads.ranks import gathered, gathered_labels
+from src.heads.ranks import Ranks, gathered, gathered_labels
 from src.initializers import Init
 from src.options import Option
 
@@ -48,7 +48,7 @@ def _first_centers(rng: np.random.Generator, shape: tuple) -> np.ndarray:
 class Penalties(nn.Cell):
     """(embedding (N, D), labels (N,)) -> the sum of the penalties that `options` ask for."""
 
-    def __init__(self, num_classes: int, embedding_size: int, init: Init, options: dict, ranks):
+    def __init__(self, num_classes: int, embedding_size: int, init: Init, options: dict, ranks: Ranks):
         super().__init__()
         self.options, self.ranks = dict(options), ranks
         self.center, self.git, self.ring = (options.get(name, 0.0) for name in ('center', 'git', 'ring'))
@@ -75,7 +75,7 @@ class Penalties(nn.Cell):
             loss = loss + self.magnitude * (length / (high * high) + 1.0 / length).mean()
         return loss
 
-    def center_and_git(self, x, labels):
+    def center_and_git(self, x: Tensor, labels: Tensor) -> Tensor:
         """Return both losses and, by the paper's rule, move the centres."""
         every = gathered_labels(self.ranks, labels)                         # (N,) -> (B,) of all ranks
         same = (labels.reshape(-1, 1) == every.reshape(1, -1)).astype(mstype.float32)
@@ -88,7 +88,7 @@ class Penalties(nn.Cell):
             loss = ops.depend(loss, self.move(ops.stop_gradient(x), every, centers[every]))
         return loss
 
-    def push(self, x, centers):
+    def push(self, x: Tensor, centers: Tensor) -> Tensor:
         """Return the mean over the batch's centres (B, D) of 1 / (1 + squared distance), (N,)."""
         apart = squared_norms(x).reshape(-1, 1) + squared_norms(centers) - 2.0 * ops.matmul(x, centers.T)
         near = 1.0 / (1.0 + ops.maximum(apart, 0.0))                        # (N, B)
@@ -99,7 +99,7 @@ class Penalties(nn.Cell):
         constant = ops.ones_like(near) if self.options['git_own'] else ops.zeros_like(near)
         return ops.select(itself, constant, near).mean(1)
 
-    def move(self, x, every, centers):
+    def move(self, x: Tensor, every: Tensor, centers: Tensor) -> Tensor:
         """Move the centres (of the labels of all ranks) to their samples: c -= rate * sum(c - x) / (1 + count)."""
         counts = (every.reshape(-1, 1) == every.reshape(1, -1)).astype(mstype.float32).sum(1, keepdims=True)
         step = self.options['center_rate'] * (centers - gathered(self.ranks, x)) / (1.0 + counts)

@@ -23,7 +23,7 @@ class Ranks:
         self.place = Tensor(np.eye(size, dtype=np.float32)[rank].reshape(size, 1))
 
 
-def gathered(ranks, x):
+def gathered(ranks: Ranks, x: Tensor) -> Tensor:
     """Return the rows of all ranks, in the order of ranks: (N, ...) float32 -> (R * N, ...).
 
     By a sum, since not every device has the backward of AllGather: it hands each rank the sum over ranks of the
@@ -35,14 +35,14 @@ def gathered(ranks, x):
     return ranks.sum(placed).reshape((ranks.size * x.shape[0],) + x.shape[1:])
 
 
-def gathered_labels(ranks, labels):
+def gathered_labels(ranks: Ranks, labels: Tensor) -> Tensor:
     """Return the labels of all ranks, (R * N,) int32; exact up to 16,777,216 classes."""
     if ranks.size == 1:
         return labels
     return gathered(ranks, labels.astype(mstype.float32)).astype(mstype.int32)
 
 
-def own(ranks, x):
+def own(ranks: Ranks, x: Tensor) -> Tensor:
     """Return this rank's rows of what was gathered: (R * N, ...) -> (N, ...)."""
     rows = x.shape[0] // ranks.size
     return x[ranks.rank * rows:(ranks.rank + 1) * rows]

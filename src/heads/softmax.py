@@ -28,12 +28,12 @@ class Softmax(Head):
         """Return the first class weight: embeddings of length 16 and unit weights would start a softmax far off."""
         return super().initial_weight(init) * (0.1 if init.name == 'centred' else 1.0)
 
-    def linear(self, x, weight):
+    def linear(self, x: Tensor, weight: Tensor) -> Tensor:
         """Return x weight' + b: (N, D) x (C, D)' -> (N, C)."""
         logits = self.matmul(x.astype(weight.dtype), weight)
         return logits if self.bias is None else logits + self.bias
 
-    def logits(self, embedding, labels):
+    def logits(self, embedding: Tensor, labels: Tensor) -> Tensor:
         """Return (N, C)."""
         return self.linear(embedding, self.weight)
 
@@ -48,7 +48,7 @@ class L2Softmax(Softmax):
                           "as it stands) a row of logits"),
     }
 
-    def logits(self, embedding, labels):
+    def logits(self, embedding: Tensor, labels: Tensor) -> Tensor:
         """Return (N, C)."""
         scale = self.options['scale']
         if self.options['reading'] == 'gluon':
@@ -77,6 +77,6 @@ class RingSoftmax(Softmax):
         'ring': Option(0.01, 0.0, 1e6, 'weight of Ring loss'),
     }
 
-    def logits(self, embedding, labels):
+    def logits(self, embedding: Tensor, labels: Tensor) -> Tensor:
         """Return (N, C)."""
         return self.linear(embedding, unit(self.weight) if self.options['weight_norm'] else self.weight)

@@ -35,7 +35,7 @@ class SphereFace(CosineHead):
         super().__init__(num_classes, embedding_size, init, options)
         self.step = Parameter(Tensor(0, mstype.int32), name='step', requires_grad=False)
 
-    def annealing(self):
+    def annealing(self) -> Tensor:
         """Return lambda; in training, of the next step."""
         options = self.options
         step = self.step + 1 if self.training else ops.maximum(self.step, 1)
@@ -44,13 +44,13 @@ class SphereFace(CosineHead):
         falling = options['anneal_start'] / (1.0 + options['anneal_rate'] * step.astype(mstype.float32))
         return ops.maximum(falling, options['anneal_min'])
 
-    def target(self, t, embedding, labels):
+    def target(self, t: Tensor, embedding: Tensor, labels: Tensor) -> Tensor:
         """Return the annealed target."""
         psi = monotonic_cosine(t, self.margin, self.options['psi'] == 'taylor')
         weight = self.annealing()
         return (weight * t + psi) / (1.0 + weight)
 
-    def scaled(self, cosine, embedding):
+    def scaled(self, cosine: Tensor, embedding: Tensor) -> Tensor:
         """Return the logits: the cosines times the scale or the length of the embedding."""
         return (self.scale or norms(embedding)) * cosine
 
@@ -65,7 +65,7 @@ class SphereFaceR(CosineHead):
         'filter': FILTER,
     }
 
-    def negatives(self, cosine, t, new):
+    def negatives(self, cosine: Tensor, t: Tensor, new: Tensor) -> Tensor:
         """Return cos(theta / margin)."""
         nearer = ops.cos(angle(cosine) / self.margin)
         return nearer if self.is_exact else straight_through(nearer, cosine)

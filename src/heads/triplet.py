@@ -34,7 +34,7 @@ class Triplet(BatchHead):
         self.margin = options['margin']
         self.step = Parameter(Tensor(0, mstype.int32), name='step', requires_grad=False)
 
-    def loss_of_batch(self, embedding, labels):
+    def loss_of_batch(self, embedding: Tensor, labels: Tensor) -> tuple:
         """Return (loss, hits)."""
         x = self.prepared(embedding)
         if self.options['mining'] == 'given':
@@ -43,20 +43,20 @@ class Triplet(BatchHead):
             loss = self.of_batch(gathered(self.ranks, x), gathered_labels(self.ranks, labels))
         return loss, self.hits(embedding, labels)
 
-    def of_thirds(self, x):
+    def of_thirds(self, x: Tensor) -> Tensor:
         """Return the loss of given triplets."""
         third = x.shape[0] // 3
         anchor, positive, negative = x[:third], x[third:2 * third], x[2 * third:3 * third]
         far = self.row_distance(anchor, positive) - self.row_distance(anchor, negative)
         return ops.relu(far + self.margin).mean()
 
-    def row_distance(self, a, b):
+    def row_distance(self, a: Tensor, b: Tensor) -> Tensor:
         """Return the distance of each row of a and b, (M, D) -> (M,)."""
         if self.options['distance'] == 'angle':
             return angle((a * b).sum(1))
         return ((a - b) * (a - b)).sum(1)
 
-    def of_batch(self, x, labels):
+    def of_batch(self, x: Tensor, labels: Tensor) -> Tensor:
         """Return the loss of the triplets that mining finds."""
         is_angle = self.options['distance'] == 'angle'
         distance = angle(ops.matmul(x, x.T)) if is_angle else squared_distances(x, x)       # (N, N)
@@ -69,13 +69,13 @@ class Triplet(BatchHead):
         excess = distance - ops.gather_elements(distance, 1, negative) + self.margin
         return (ops.relu(excess) * taken).sum() / ops.maximum(taken.sum(), 1.0)
 
-    def cube(self, distance, same, later):
+    def cube(self, distance: Tensor, same: Tensor, later: Tensor) -> tuple:
         """Return d(a, p) - d(a, n) + margin and the mask of all triplets, both (N, N, N)."""
         excess = distance.expand_dims(2) - distance.expand_dims(1) + self.margin
         pair = ops.logical_and(same, later).expand_dims(2)
         return excess, ops.logical_and(pair, ops.logical_not(same).expand_dims(1))
 
-    def chosen(self, distance, labels):
+    def chosen(self, distance: Tensor, labels: Tensor) -> tuple:
         """Return for every (anchor, positive) whether it has a triplet, and the index of its negative; both (N, N)."""
         same, later = same_and_later(labels)
         if self.options['mining'] == 'hardest':
@@ -94,7 +94,7 @@ class Triplet(BatchHead):
         negative = (as_float(place == (wanted + ops.zeros_like(count)).expand_dims(2)) * candidates).argmax(2)
         return as_float(count > 0.0), negative.astype(mstype.int32)
 
-    def draws(self, size):
+    def draws(self, size: int) -> Tensor:
         """Return numbers (N, N) within 0..1, evenly spread over places and steps; in training, count the step."""
         place = ops.arange(size * size).astype(mstype.int32) % 65536
         step = self.step + 0

@@ -24,11 +24,11 @@ class UnifiedCosFace(CosineHead):
         super().__init__(num_classes, embedding_size, init, options)
         self.bias = Parameter(Tensor([math.log(10 * num_classes)], mstype.float32), name='bias')
 
-    def target(self, t, embedding, labels):
+    def target(self, t: Tensor, embedding: Tensor, labels: Tensor) -> Tensor:
         """Return t - margin."""
         return t - self.margin
 
-    def loss_of_batch(self, embedding, labels):
+    def loss_of_batch(self, embedding: Tensor, labels: Tensor) -> tuple:
         """Return (loss, hits); beyond +-scale there is no gradient."""
         logits = ops.clamp(self.logits(embedding, labels) - self.bias, -self.scale, self.scale)
         signed = ops.select(is_target(logits, labels), -logits, logits)
@@ -46,6 +46,6 @@ class UnifiedExpFace(UnifiedCosFace):
         'filter': FILTER,
     }
 
-    def target(self, t, embedding, labels):
+    def target(self, t: Tensor, embedding: Tensor, labels: Tensor) -> Tensor:
         """Return ExpFace's curve."""
         return widened(t, self.margin)
