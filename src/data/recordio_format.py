@@ -75,7 +75,7 @@ def frame(payload: bytes) -> bytes:
                      bytes(-len(payload) % 4)])
 
 
-def whole_labels(labels, keys, path):
+def whole_labels(labels: np.ndarray, keys: np.ndarray, path: str) -> np.ndarray:
     """Return float32 labels (N,) as int32; ValueError names the first that is not a class."""
     wrong = np.flatnonzero(~((labels >= 0) & (labels <= MAX_LABEL) & (labels == np.floor(labels))))
     if len(wrong):

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 from conftest import TINY, run_in_process, weights_of
 from toy_backbone import NAME as TOY
+from toy_backbone import Toy
 
+from src.backbones import BACKBONES
 from src.config import get_config
 from src.data.face_format import face_format
 from src.dataset import planes
@@ -18,6 +20,12 @@ from src.training.log import read_log
 from src.training.step import build_step
 
 CARD, CPU = Device('Ascend', 0, 0, 1), Device('CPU', 0, 0, 1)
+
+
+@pytest.fixture(autouse=True)
+def toy(monkeypatch):
+    """Settings can name the toy backbone here, and only here."""
+    monkeypatch.setitem(BACKBONES, TOY, Toy)
 
 
 @pytest.fixture

@@ -25,4 +25,6 @@ class Toy(Backbone):
         return self.fc(x.reshape(x.shape[0], -1))
 
 
-BACKBONES[NAME] = Toy
+def register() -> None:
+    """Let settings name it, in a process of its own."""
+    BACKBONES[NAME] = Toy

@@ -15,6 +15,7 @@ import mindspore as ms  # noqa: E402
 import numpy as np  # noqa: E402
 from conftest import TINY  # noqa: E402
 from toy_backbone import NAME as TOY  # noqa: E402
+from toy_backbone import register  # noqa: E402
 
 from src.config import get_config  # noqa: E402
 from src.training import trainer  # noqa: E402
@@ -89,6 +90,7 @@ def run(cfg, folder):
 if __name__ == '__main__':
     import json
     out = Path(sys.argv[1])
+    register()
     cfg = get_config('quickstart', SETTINGS, sys.argv[2])
     found = {'infinite': steps(cfg, infinite), 'run': run(cfg, out), 'reducers': reducers(cfg)}
     found['flag'] = steps(cfg, flag)
