@@ -46,6 +46,9 @@ def state_of(weights: Weights) -> State:
     named = without_prefix(weights.tensors)
     head = {name: array for name, array in named.items() if _HEADS.match(name)}
     named = {name: array for name, array in named.items() if name not in head and not name.endswith(_UNREAD)}
+    if weights.form == 'ONNX':           # slopes are (C, 1, 1) there; numbers of shapes and axes are no weights
+        named = {name: array.reshape(-1) if array.shape[1:] == (1, 1) else array for name, array in named.items()
+                 if array.dtype == np.float32 and array.ndim}
     if weights.form not in ('MXNet', 'ncnn'):
         return State(named, {}, head)
     layer_name = _fresnet_layer if any(name.startswith('stage1_unit') for name in named) else _mobilefacenet_layer

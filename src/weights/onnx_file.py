@@ -5,7 +5,7 @@
 Exporters fold a BatchNorm into the convolution before it, and such convolutions lose their names. `operations` holds
 the layers in the order of the graph, so that a network whose layers compute in the same order can take them.
 """
-from typing import Any
+from typing import Any, Optional
 
 import numpy as np
 
@@ -43,7 +43,17 @@ def read_onnx(file: str) -> Weights:
     aliases = _with_constants(file, model.graph, tensors, budget)
     operations = [operation for node in model.graph.node
                   for operation in _operations(node, tensors, aliases)]
-    return Weights(tensors, 'ONNX', operations=operations)
+    return Weights(tensors, 'ONNX', operations=operations, input_scaling=_input_scaling(model.graph, tensors, aliases))
+
+
+def _input_scaling(graph: Any, tensors: dict, aliases: dict) -> Optional[tuple]:
+    """Return (mean, factor) of a subtraction and a multiplication among the first nodes, as MXNet's models have."""
+    found = {}
+    for node in graph.node[:8]:
+        held = [_held(name, tensors, aliases) for name in node.input]
+        if node.op_type in ('Sub', 'Mul') and len(held) == 2 and held[1] is not None and held[1].size == 1:
+            found.setdefault(node.op_type, float(held[1].reshape(())))
+    return (found['Sub'], found['Mul']) if len(found) == 2 else None
 
 
 def _array(file: str, proto: Any, budget: Budget) -> np.ndarray:

@@ -27,6 +27,8 @@ NUM_TENSORS = {
     'attentionnet92': 884, 'rexnet_1.0': 255, 'rexnet_1.0_se': 359,
 }
 _COMPARED = 6                        # networks that are built before the nearest one is reported
+_LARGE = {'vit_l': 250_000_000, 'vit_h': 750_000_000}     # weights; such networks are not built for small files
+_SMALL = 64_000_000                  # weights of a network that is built whatever the file says
 # options that show in the names: {how a name ends: options}
 _VARIANTS = {'.rbr_reparam.weight': {'deploy': True}}
 
@@ -38,7 +40,9 @@ class Difference(NamedTuple):
     left_over: list
     shapes: list
 
-    def __len__(self) -> int:
+    @property
+    def total(self) -> int:
+        """How many tensors do not fit."""
         return len(self.missing) + len(self.left_over) + len(self.shapes)
 
     def __str__(self) -> str:
@@ -73,15 +77,22 @@ def recognise(file: str, state: Mapping, operations: Optional[list] = None, *, n
     the nearest network.
     """
     variant = next((options for end, options in _VARIANTS.items() if any(name.endswith(end) for name in state)), {})
-    nearest = None
-    for name in [_known(network)] if network else _candidates(state, operations, variant)[:_COMPARED]:
-        built, found = _fitted(name, state, operations, variant, init)
+    fits, misfits = [], []
+    for name in [_known(network)] if network else _candidates(state, operations, variant):
+        built, found, sizes = _fitted(name, state, operations, variant, init)
         apart = difference(found, built)
-        if not len(apart):
-            return built, {key: found[key] for key in original_names(built)}
-        if nearest is None or len(apart) < len(nearest[1]):
-            nearest = name, apart
-    name, apart = nearest
+        if not apart.total:
+            fits.append((sizes, built, found))
+            if not sizes:
+                break
+        else:
+            misfits.append((apart.total, name, apart))
+    if fits:                             # the network of which the fewest sizes are unusual
+        _, built, found = min(fits, key=lambda fit: fit[0])
+        return built, {key: found[key] for key in original_names(built)}
+    if not misfits:
+        raise ValueError(f"{file}: of no known network")
+    _, name, apart = min(misfits, key=lambda misfit: misfit[0])
     wanted = f"not the weights of a {name}" if network else f"of no known network; the nearest is {name}"
     raise ValueError(f"{file}: {wanted}: {apart}")
 
@@ -98,30 +109,42 @@ def _candidates(state: Mapping, operations: Optional[list], variant: Mapping) ->
         held = sum(not (ignored and key.endswith(ignored)) for key in state)
         counts = [held] + ([count_unfolded(operations)] if operations else [])
         return min(abs(count - NUM_TENSORS[name]) for count in counts) if name in NUM_TENSORS else float('inf')
-    known = [name for name in BACKBONES if set(variant) <= set(BACKBONES[name].OPTIONS)]
+    numbers = sum(count_of(array.shape) for array in state.values())
+    known = [name for name in BACKBONES if set(variant) <= set(BACKBONES[name].OPTIONS)
+             and numbers >= _LARGE.get(name, 0) / 3]
     unlisted = [name for name in known if name not in NUM_TENSORS]
-    nearest = sorted((name for name in known if name in NUM_TENSORS), key=apart)[:_COMPARED]
+    nearest = sorted((name for name in known if name in NUM_TENSORS), key=apart)
     exact = [name for name in nearest if apart(name) == 0]
-    return exact + unlisted + nearest[len(exact):]
+    return exact + unlisted + nearest[len(exact):max(_COMPARED, len(exact))]
 
 
 def _fitted(name: str, state: Mapping, operations: Optional[list], variant: Mapping, init: Optional[Init]) -> tuple:
-    """Return (network, state) of the sizes that the shapes say, as far as they can."""
+    """Return (network, state, number of unusual sizes) of the sizes that the shapes say, as far as they can."""
     built = build_backbone(name, init=init, **variant)
     found = _of_network(built, state, operations)
     if not difference(found, built).shapes:
-        return built, found
+        return built, found, 0
     options = _sizes(built, found)
     try:
+        if not options or not _plausible(built, options, state):
+            return built, found, 0
         built = build_backbone(name, init=init, **{**variant, **options})
     except ValueError:                   # sizes that it cannot have: the difference to the usual ones is told
-        return built, found
-    return built, _of_network(built, state, operations)
+        return built, found, 0
+    return built, _of_network(built, state, operations), len(options)
+
+
+def _plausible(network: Backbone, options: Mapping, state: Mapping) -> bool:
+    """Return whether a network of these sizes is about as large as the state dict; one is not built in vain."""
+    growth = max(1, (options.get('image_size', network.image_size) / network.image_size) ** 2) * max(
+        1, options.get('embedding_size', network.embedding_size) / network.embedding_size)
+    held = sum(count_of(array.shape) for array in state.values())
+    return growth * sum(parameter.size for parameter in network.get_parameters()) < 4 * held + _SMALL
 
 
 def _of_network(built: Backbone, state: Mapping, operations: Optional[list]) -> Mapping:
     """Return the state dict by the names of a network: the file's own, or by the order of its layers."""
-    if operations is None or not len(difference(state, built)):
+    if operations is None or not difference(state, built).total:
         return state
     in_order = state_in_order(operations, built)
     return state if in_order is None else in_order
@@ -139,14 +162,18 @@ def _sizes(network: Backbone, state: Mapping) -> dict:
     matrices = [pair for pair in pairs if len(pair[0]) == 2]
     if matrices:
         usual, found = matrices[-1]
-        options['embedding_size'] = network.embedding_size * found[0] // usual[0]
+        size = network.embedding_size * found[0] // usual[0]
+        options.update({'embedding_size': size} if size != network.embedding_size else {})
     return {**options, **_side(network, pairs)}
 
 
 def _side(network: Backbone, pairs: list) -> dict:
     """Return the side of the faces: inputs of a linear layer, tokens or the last kernel grow with it."""
     for usual, found in pairs:
-        if len(usual) == 2 and usual[1] != found[1] or len(usual) == 3 and usual[1] != found[1]:
+        if len(usual) == 3 and usual[1] != found[1]:
+            patch = network.image_size // round(usual[1] ** 0.5)
+            return {'image_size': patch * round(found[1] ** 0.5)}
+        if len(usual) == 2 and usual[1] != found[1]:
             return {'image_size': round(network.image_size * (found[1] / usual[1]) ** 0.5)}
         if len(usual) == 4 and usual[2:] != found[2:]:
             side = round(network.image_size * found[3] / usual[3])

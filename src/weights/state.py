@@ -158,4 +158,4 @@ def as_float32(array: np.ndarray) -> np.ndarray:
 
 def bfloat16_to_float32(bits: np.ndarray) -> np.ndarray:
     """Return the float32 numbers of which `bits` (uint16) are the upper halves."""
-    return (bits.astype(np.uint32) << 16).view(np.float32)
+    return (np.atleast_1d(bits).astype(np.uint32) << 16).view(np.float32).reshape(bits.shape)
