@@ -1,8 +1,8 @@
-"""Prepare faces: align photographs, pack pictures, audit a list. `python prepare.py TOOL --help` shows how."""
+"""Prepare faces and networks: align, pack, audit, import, zoo. `python prepare.py TOOL --help` shows how."""
 import argparse
 import importlib
 import sys
-from collections.abc import Callable
+from functools import partial
 
 from src import cli
 
@@ -11,6 +11,7 @@ TOOLS = {
     'align': ('src.data.align', 'photographs to aligned faces'),
     'pack': ('src.data.pack', 'many small pictures to a few large files'),
     'audit': ('src.data.audit', 'what is wrong with a training list'),
+    'import': ('src.weights.importing', "other people's weight files to a checkpoint"),
     'zoo': ('src.zoo', 'a table of all backbones'),
 }
 
@@ -20,11 +21,16 @@ def tools_table() -> str:
     return '\n'.join(f'  {name:<8}{text}' for name, (_, text) in TOOLS.items())
 
 
-def embed_list(args: argparse.Namespace) -> Callable:
-    """Return the function (root, names) -> features (N, D) that the audit's --resume asks for."""
-    from src import api
-    network = api.load_network(args.resume, device_target=args.device_target)
-    return lambda root, names: api.embed_list(network, root, names)
+def helpers(tool: str, args: argparse.Namespace) -> list:
+    """Return what a tool needs from further up: how to save a checkpoint, or how to embed a list of faces."""
+    if tool == 'import':
+        from src.training import checkpoint
+        return [checkpoint.save]
+    if tool == 'audit' and args.resume:
+        from src import api
+        network = api.load_network(args.resume, device_target=args.device_target)
+        return [partial(api.embed_list, network)]
+    return []
 
 
 def main() -> None:
@@ -36,7 +42,7 @@ def main() -> None:
         flags.prog += f' {sys.argv[1]}'
         tool.add_flags(flags)
         args = flags.parse_args(sys.argv[2:])
-        tool.run(args, embed_list(args)) if getattr(args, 'resume', None) else tool.run(args)
+        tool.run(args, *helpers(sys.argv[1], args))
         return
     flags = cli.parser(__doc__, '  python prepare.py pack --help')
     flags.add_argument('tool', metavar='TOOL', help='one of:\n' + tools_table())

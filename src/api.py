@@ -1,7 +1,7 @@
 """The Python API: networks, features, scores, training and export without a command line.
 
     from src import api
-    network = api.load_network('ckpt')                       # a checkpoint, its folder, or an .onnx file
+    network = api.load_network('ckpt')                       # a checkpoint, its folder, or a weight file of others
     features = api.embed(network, ['a.jpg', 'b.jpg'])        # (N, D) float32
     print(api.compare(*features))                            # cosine similarity, -1 to 1
     scored = api.score('lfw', features, names, cfg)          # numbers, table, curves
@@ -24,10 +24,13 @@ from src.protocols import protocol
 from src.protocols.protocol import in_order
 from src.scoring.report import Scored
 
+FOREIGN = ('.pt', '.pth', '.pth.tar', '.safetensors', '.params', '.param', '.bin')      # weight files of others
+
 
 def load_network(file: str, *, network_type: Optional[str] = None, face_format: Optional[str] = None,
                  backend: str = 'mindspore', device_target: str = 'auto', device_id: Optional[str] = None) -> Network:
-    """Return the network in `file`: a checkpoint, a folder of them (its newest one), or an exported .onnx file.
+    """Return the network in `file`: a checkpoint, a folder of them (its newest one), an exported .onnx file, or the
+    weights of others (.pt, .pth, .pth.tar, .safetensors, .params, .param, .bin; see src/weights/importing.py).
 
     network_type: the backbone that the checkpoint must hold (None: any). face_format: overrides the one in the
     metadata. backend: 'mindspore', or 'onnx' for ONNX Runtime. Raises FileNotFoundError or ValueError.
@@ -36,6 +39,10 @@ def load_network(file: str, *, network_type: Optional[str] = None, face_format: 
     if file.endswith('.onnx'):
         from src.deploy.onnx_backend import onnx_network
         return onnx_network(file, face_format)
+    if file.endswith(FOREIGN):
+        from src.weights.importing import import_weights
+        imported = import_weights(file, network=network_type, target=None if backend == 'onnx' else machine.target)
+        return on_backend(imported.backbone, backend, face_format, file, machine.target)
     from src.training import checkpoint
     ckpt = checkpoint.newest(file)
     backbone = checkpoint.load_backbone(ckpt, network_type, None if backend == 'onnx' else machine.target)

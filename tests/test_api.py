@@ -4,7 +4,7 @@ import json
 import cv2
 import numpy as np
 import pytest
-from conftest import TINY, script
+from conftest import FACES, TINY, script
 
 from src import api
 from src.config import get_config
@@ -167,3 +167,19 @@ def test_parts_are_chosen_with_their_options():
                              ('backbone.dropout=half', 'is not a number'), ('face_format=jpeg', 'is not one of')):
         with pytest.raises(ValueError, match=message):
             get_config('quickstart', [setting])
+
+
+def test_weights_of_others_through_command_and_api(tmp_path):
+    """The trained MobileFaceNet in MXNet's form: imported, or loaded as it is, the same bits."""
+    file = FACES.parent / 'weights' / 'model-0000.params'
+    if not file.exists():
+        pytest.skip(f"the real weights are not at {file}: they come with the real faces")
+    done = script('prepare.py', 'import', '--file', file, '--out', tmp_path / 'y1.ckpt')
+    assert done.returncode == 0 and 'mobilefacenet_y1 from MXNet' in done.stdout, done.stderr
+    networks = [api.load_network(str(path), device_target='CPU') for path in (file, tmp_path / 'y1.ckpt')]
+    images = np.random.default_rng(0).uniform(-1, 1, (2, 3, 112, 112)).astype(np.float32)
+    assert np.array_equal(*(network(images) for network in networks))
+    assert {network.face_format.name for network in networks} == {'mobilefacenet_y1'}
+    (tmp_path / 'bad.pt').write_bytes(b'no weights')
+    done = script('prepare.py', 'import', '--file', tmp_path / 'bad.pt', '--out', tmp_path / 'bad.ckpt')
+    assert done.returncode == 2 and done.stderr.count('\n') == 1 and not (tmp_path / 'bad.ckpt').exists()
