@@ -115,6 +115,7 @@ def _own_features(args: argparse.Namespace, cfg: edict, listed: list) -> tuple:
 def _embed(args: argparse.Namespace, cfg: edict, names: list) -> tuple:
     """Return (label, features (N, D)) of the listed images."""
     from src.embedding import check_faces, embed, embed_cached
+    from src.training.checkpoint import features_file
     paths = find_images(cfg.root_path, names)
     only_a_number = getattr(args, 'threshold_for', None) is not None
     say = partial(print, file=sys.stderr if only_a_number else sys.stdout, flush=True)
@@ -134,7 +135,7 @@ def _embed(args: argparse.Namespace, cfg: edict, names: list) -> tuple:
         return 'untrained', embed_paths(paths)
     if args.no_cache:
         return os.path.basename(network.file), embed_paths(paths)
-    cache_file = os.path.splitext(network.file)[0] + '.features.npz'
+    cache_file = features_file(network.file)
     features, num_kept = embed_cached(embed_paths, network, paths, cache_file)
     if num_kept:
         say(f"{num_kept} features taken from {cache_file} (--no_cache embeds again)")
