@@ -26,7 +26,7 @@ class Backbone(nn.Cell):
     noise_size = 0               # uniform numbers an image takes while training
     batch_statistics = False     # whether a training step sees the whole batch (BatchNorm): it cannot be split then
     head_bias = True             # whether a plain softmax on top has a bias
-    flat_settings = {}           # {option: the older setting of src/config.py that gives it}
+    flat_settings = {}           # {option: the older setting of src/settings.py that gives it}
     face_format = 'arcface'      # what its authors feed it, see src/data/face_format.py
 
     def __init__(self, options: dict):

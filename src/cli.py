@@ -21,7 +21,7 @@ def add_config_flags(flags: argparse.ArgumentParser, default_recipe: str = 'ligh
     """Add --recipe, --set and --dataset_path."""
     flags.add_argument('--recipe', default=default_recipe, help=f"one of {', '.join(RECIPES)} (default %(default)s)")
     flags.add_argument('--set', nargs='+', action='extend', default=[], metavar='KEY=VALUE', dest='settings',
-                       help='settings that differ from the recipe, see src/config.py')
+                       help='settings that differ from the recipe, see src/settings.py')
     flags.add_argument('--dataset_path', metavar='DIR', help='folder that relative data paths are joined to')
     flags.add_argument('--assume_format', default='', choices=list(FACE_FORMATS), help='face format '
                        'of the pictures, overrides the one that their sizes imply')

@@ -19,13 +19,14 @@ COMMANDS = {'train', 'evaluate', 'prepare', 'eval_lfw', 'eval_blufr', 'export', 
 LAYERS = [
     {'options', 'device', 'cores', 'lr_generator', 'data', 'scoring'},
     {'cpu', 'initializers', 'backbone', 'lightcnn', 'backbones', 'heads', 'weights', 'dataset', 'embedding'},
-    {'config', 'cli'},
+    {'settings', 'recipes', 'config', 'cli'},
     {'training', 'protocols', 'deploy'},
     {'evaluation', 'api', 'zoo'},
     {'compare', 'convert', 'get_list'},          # commands that stand in src
 ]
 NEED_NO_MINDSPORE = [
-    'config', 'cli', 'lr_generator', 'options', 'evaluation', 'protocols', 'compare', 'convert', 'get_list',
+    'settings', 'recipes', 'config', 'cli', 'lr_generator', 'options', 'evaluation', 'protocols', 'compare', 'convert',
+    'get_list',
     'training.log', 'training.hccl', 'training.launch', 'training.plot', 'deploy.exchange', 'deploy.onnx_backend',
     *(f'{folder}.{file.stem}' for folder in ('data', 'scoring')
       for file in (PROJECT / 'src' / folder).glob('[a-z]*.py'))]

@@ -42,7 +42,7 @@ class Head(nn.Cell):
 
     OPTIONS = {}
     batch_statistics = False     # whether it looks at the batch as a whole: the batch cannot be split then
-    flat_settings = {}           # {option: the older setting of src/config.py that gives it}
+    flat_settings = {}           # {option: the older setting of src/settings.py that gives it}
     has_weight = True            # whether there is a vector a class, to which penalties can be added
 
     def __init__(self, num_classes: int, embedding_size: int, init: Init, options: dict):
