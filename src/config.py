@@ -59,6 +59,8 @@ def check_config(cfg: edict) -> None:
         raise ValueError(f"resize_size={cfg.resize_size} is smaller than the crop image_size={cfg.image_size}")
     for key in ('lr_steps', 'lr_epochs'):
         numbers(cfg[key])
+    if cfg.lr_schedule == 'mhlr' and cfg.sink_size > 1:
+        raise ValueError(f"sink_size={cfg.sink_size}: lr_schedule=mhlr needs the loss of every step; use sink_size=1")
     _check_parts(cfg)
 
 

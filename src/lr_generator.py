@@ -4,9 +4,9 @@
     rate = learning_rate(k, cfg, steps_per_epoch, num_steps)          # of step k, counted from 0
 
 A schedule in SCHEDULES is a function (steps, cfg, steps_per_epoch, num_steps) -> rates without warm-up; WARMUPS says
-how the first cfg.warmup_steps lead to it. `Mhlr` is the one that looks at the losses.
+how the first cfg.warmup_steps lead to it. `Mhlr` is the one that looks at the losses; `Rates` are those of a training.
 """
-from typing import Union
+from typing import Optional, Union
 
 import numpy as np
 from easydict import EasyDict as edict
@@ -46,6 +46,11 @@ def constant(steps: Steps, cfg: edict, steps_per_epoch: int, num_steps: int) -> 
     return cfg.lr * np.ones_like(steps, np.float64)
 
 
+def mhlr(steps: Steps, cfg: edict, steps_per_epoch: int, num_steps: int) -> Steps:
+    """lr, which `Mhlr` halves where the loss stops falling."""
+    return constant(steps, cfg, steps_per_epoch, num_steps)
+
+
 def _cosine(progress: Steps, cfg: edict) -> Steps:
     return cfg.lr_final + (cfg.lr - cfg.lr_final) * 0.5 * (1 + np.cos(np.pi * progress))
 
@@ -76,7 +81,7 @@ def warmup_arcface_torch(steps: Steps, cfg: edict) -> Steps:
 
 
 SCHEDULES = {'step': step_decay, 'multistep': multistep, 'cosine': cosine_decay,
-             'cosine_after_warmup': cosine_after_warmup, 'poly': poly, 'constant': constant}
+             'cosine_after_warmup': cosine_after_warmup, 'poly': poly, 'constant': constant, 'mhlr': mhlr}
 WARMUPS = {'scaled': warmup_scaled, 'linear': warmup_linear, 'constant': warmup_constant,
            'arcface_torch': warmup_arcface_torch}
 
@@ -109,7 +114,7 @@ def scale_lr(cfg: edict, reference_batch: int, global_batch: int, steps_per_epoc
 
 
 class Mhlr:
-    """Halves the rate where the loss stops falling (Gong et al., arXiv:2404.11118), at most 8 times.
+    """Halves the rate where the loss stops falling (Gong et al., arXiv:2404.11118), at most `most` times.
 
     `update(loss)` after each step; `multiplier` is what the next step's rate is multiplied with. The fall of the loss
     is smoothed twice; the rate is halved once it has been below `threshold` for more than tau * num_steps steps. The
@@ -118,13 +123,11 @@ class Mhlr:
     smoothed the second time and decides for thousands of steps.
     """
 
-    LARGEST_NUMBER = 8
-
     def __init__(self, num_steps: int, *, alpha: float = 1e-3, beta: float = 1e-3, threshold: float = 5e-5,
-                 tau: float = 0.05, factor: float = 2.0, fastface: bool = False):
-        self.alpha, self.beta, self.threshold, self.factor = alpha, beta, threshold, factor
+                 tau: float = 0.05, factor: float = 2.0, most: int = 8, fastface: bool = False):
+        self.alpha, self.beta, self.threshold, self.factor, self.most = alpha, beta, threshold, factor, most
         self.patience, self.fastface = int(tau * num_steps), fastface
-        # multiplier, factor to apply, updates, last loss, smoothed fall, fall smoothed twice, steps below, halvings
+        # multiplier, factor to apply, losses, last loss, smoothed fall, fall smoothed twice, steps below, halvings
         self.state = np.array([1, 1, 0, 0, 0, 0, 0, 0], np.float64)
 
     @property
@@ -132,21 +135,29 @@ class Mhlr:
         """What the next step's rate is multiplied with."""
         return float(self.state[0])
 
-    def update(self, loss: float) -> bool:
-        """Take in the loss of a step; return whether the rate falls with the next one."""
+    @property
+    def multiplier_after(self) -> float:
+        """What the rate of the step after the next is multiplied with, whatever the next one's loss is."""
+        return float(self.state[0] * self.state[1])
+
+    def update(self, loss: Optional[float]) -> bool:
+        """Take in the loss of a step, None of one that changed no weight; return whether the rate falls with the next.
+
+        A loss that does not count decides nothing, but what was decided takes effect all the same.
+        """
         multiplier, pending, num, last, fall, trend, below, halvings = self.state
-        multiplier *= pending
-        fall, trend = self._smoothed(num, last - loss, fall, trend)
-        wait, halve = below < self.patience, False
-        if num and trend < self.threshold:
-            below = below + 1 if wait else 0
-            halvings += not wait
-            halve = not wait and halvings <= self.LARGEST_NUMBER
-        elif num:
-            below = 0
-        self.state = np.array([multiplier, 1 / self.factor if halve else 1, num + 1, loss, fall, trend, below,
-                               halvings], np.float64)
-        return pending != 1
+        multiplier, halve = multiplier * pending, False
+        if loss is not None:
+            fall, trend = self._smoothed(num, last - loss, fall, trend)
+            stalls, waits = num > 0 and trend < self.threshold, below < self.patience
+            ends = stalls and not waits
+            below = below + 1 if stalls and waits else 0
+            halvings += ends
+            halve = ends and halvings <= self.most
+            num, last = num + 1, loss
+        self.state = np.array([multiplier, 1 / self.factor if halve else 1, num, last, fall, trend, below, halvings],
+                              np.float64)
+        return bool(pending != 1)
 
     def _smoothed(self, num: float, difference: float, fall: float, trend: float) -> tuple:
         """Return the smoothed fall and its own smoothed value after another difference of two losses."""
@@ -158,3 +169,41 @@ class Mhlr:
         fall = (1 - a) * fall + a * difference
         return fall, b * fall + (1 - b) * trend
 
+
+class Rates:
+    """The learning rate of every step of a training, decided when the step begins: `rates(k)`.
+
+    `update` takes in what each step gave. Under MHLR the rate of step k follows from the losses of steps 0 to k - 2,
+    counted from 0, of those that changed a weight: the trainer fetches a loss while the next step runs, so these are
+    always there, and a resumed run has the same ones. Losses are those of the global batch, so all ranks agree.
+    """
+
+    def __init__(self, cfg: edict, steps_per_epoch: int, num_steps: int):
+        self.cfg, self.steps_per_epoch, self.num_steps = cfg, steps_per_epoch, num_steps
+        self.mhlr = None
+        if cfg.lr_schedule == 'mhlr':
+            self.mhlr = Mhlr(num_steps, alpha=cfg.mhlr_alpha, beta=cfg.mhlr_beta, threshold=cfg.mhlr_threshold,
+                             tau=cfg.mhlr_tau, factor=cfg.mhlr_factor, most=cfg.mhlr_most, fastface=cfg.mhlr_fastface)
+            self.start(0, self.mhlr.state)
+
+    def start(self, done: int, state: np.ndarray) -> None:
+        """Go on after `done` steps with a saved state of MHLR."""
+        self.mhlr.state = np.array(state, np.float64)
+        self.multipliers = {done: self.mhlr.multiplier, done + 1: self.mhlr.multiplier_after}
+
+    def __call__(self, k: int) -> np.float32:
+        """Return the rate of step k: of any step, but under MHLR of the last one done and the next two."""
+        rate = learning_rate(k, self.cfg, self.steps_per_epoch, self.num_steps)
+        return rate if self.mhlr is None else np.float32(rate * self.multipliers[k])
+
+    def update(self, done: int, loss: Optional[float]) -> bool:
+        """Take in the loss of the step that makes it `done` steps, None if it changed no weight.
+
+        Returns whether MHLR lowers the rate from the next step on.
+        """
+        if self.mhlr is None:
+            return False
+        falls = self.mhlr.update(loss)
+        self.multipliers = {done - 1: self.multipliers[done - 1], done: self.mhlr.multiplier,
+                            done + 1: self.mhlr.multiplier_after}
+        return falls

@@ -34,6 +34,13 @@ lightcnn_cfg = edict({
     'warmup_steps': 0,
     'warmup': 'scaled',              # how they lead to the schedule: a name of WARMUPS in src/lr_generator.py
     'warmup_lr': 0.0,                # where 'linear' starts; the rate of 'constant'
+    'mhlr_alpha': 1e-3,              # 'mhlr': weights of a new loss and a new fall in their running means,
+    'mhlr_beta': 1e-3,
+    'mhlr_threshold': 5e-5,          # the fall below which the loss does not fall any more,
+    'mhlr_tau': 0.05,                # for how long, as a share of all steps,
+    'mhlr_factor': 2.0,              # what the rate is then divided by,
+    'mhlr_most': 8,                  # how often at most,
+    'mhlr_fastface': False,          # whether to start as the FastFace repository does
     'scale_lr': False,               # lr x global batch / the recipe's batch, with a warm-up (arXiv:1706.02677)
     'clip_norm': 0.0,                # largest length of the whole gradient; 0: not clipped
     'momentum': 0.9,
@@ -89,6 +96,7 @@ RANGES = {
     'resize_size': (16, 1152), 'save_checkpoint_steps': (1, 10**9), 'keep_checkpoint_max': (1, 10**6),
     'log_steps': (1, 10**9), 'sink_size': (1, 10**6), 'num_workers': (1, 1024), 'lr_decay_epochs': (1, 10**6),
     'dropout': (0.0, 0.99), 'momentum': (0.0, 0.999999), 'lr_decay': (0.0, 1.0), 'max_bad_images': (0.0, 1.0),
+    'mhlr_alpha': (0.0, 1.0), 'mhlr_beta': (1e-9, 1.0), 'mhlr_tau': (0.0, 1.0), 'mhlr_factor': (1.0, 1e6),
     'cosface_scale': (1.0, 1000.0), 'seed': (0, 2**31 - 1),
 }
 PATH_KEYS = ('data_path', 'train_list', 'root_path', 'lfw_img_list', 'lfw_pairs_mat_path', 'blufr_img_list',

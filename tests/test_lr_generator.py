@@ -3,7 +3,7 @@ import pytest
 from conftest import FACES
 
 from src.config import get_config
-from src.lr_generator import Mhlr, learning_rate, numbers, scale_lr
+from src.lr_generator import Mhlr, Rates, learning_rate, numbers, scale_lr
 
 GOLDENS = FACES.parent / 'goldens' / 'heads.npz'
 
@@ -114,3 +114,33 @@ def test_lists_of_numbers_are_checked():
             numbers(text)
     with pytest.raises(ValueError, match='whole numbers with commas'):
         get_config(settings=['lr_steps=ten'])
+
+
+def rates_of(losses, cfg, waits_for=()):
+    """Return the rates that a training asks for: each loss comes one step late, but for steps that are waited for."""
+    rates, found, done = Rates(cfg, 10, len(losses)), [], 0
+    for k in range(len(losses)):
+        while done < (k if k in waits_for else k - 1):
+            rates.update(done + 1, losses[done])
+            done += 1
+        found.append(rates(k))
+    return found
+
+
+def test_rates_do_not_depend_on_when_a_loss_comes():
+    """Fetched late or at once (before a checkpoint), and with steps that changed no weight: the same rates."""
+    cfg = get_config(settings=['lr_schedule=mhlr', 'lr=0.02', 'mhlr_tau=0.05', 'mhlr_threshold=1'])
+    rng = np.random.default_rng(0)
+    losses = [None if rng.random() < 0.2 else 3 + 0.1 * rng.random() for _ in range(200)]
+    late, settled = rates_of(losses, cfg), rates_of(losses, cfg, range(200))
+    mixed = rates_of(losses, cfg, set(rng.integers(0, 200, 50)))
+    assert late == settled == mixed and len(set(late)) > 3
+    falls = np.flatnonzero(np.diff(late)) + 1
+    for first in falls:                              # a step whose rate is halved needs no loss after two before it
+        changed = [*losses[:first - 1], *(9 if loss else None for loss in losses[first - 1:])]
+        assert rates_of(changed, cfg)[first] == late[first]
+
+
+def test_mhlr_needs_the_loss_of_every_step():
+    with pytest.raises(ValueError, match='sink_size=10: lr_schedule=mhlr needs the loss of every step'):
+        get_config(settings=['lr_schedule=mhlr', 'sink_size=10'])

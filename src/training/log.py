@@ -40,6 +40,12 @@ class TrainLog:
         if ends_epoch:
             self._epoch_line(step)
 
+    def halving(self, done: int, before: float, after: float) -> None:
+        """Say that the schedule lowers the learning rate after `done` steps because the loss no longer falls."""
+        self.say(f"lr {before:.4g} -> {after:.4g} from step {done + 1} on: the loss no longer falls (mhlr)")
+        self.write({'step': done, 'epoch': done / self.steps_per_epoch, 'lr_from': float(before),
+                    'lr_to': float(after)})
+
     def epoch_of(self, step: int) -> int:
         """Return the epoch, from 1, of a step."""
         return 1 + (step - 1) // self.steps_per_epoch

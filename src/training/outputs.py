@@ -1,7 +1,9 @@
 """The loop over steps and batches: what each step gave, fetched while the next one runs.
 
-    for out in step_outputs(step, batches, rate, range(first, last), cfg, pause):
+    for out in step_outputs(step, batches, rates, range(first, last), cfg, pause):
         out.done, out.loss, out.hits, out.settled
+
+What comes out of a step must be taken in before the next `next`: rates may depend on it.
 """
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -34,19 +36,19 @@ def step_outputs(step: TrainStep, batches: TrainingBatches, rate: Callable, step
                  pause: Callable = lambda done: False) -> Iterator:
     """Yield the `Output` of every step in order, one step late: a card has its next step before it is asked.
 
-    rate: step number -> learning rate. pause: number of steps done -> whether somebody will look at the weights then;
-    the next step waits for it. With cfg.sink_size > 1 (Ascend, GPU) that many steps run per call, cut so that
-    checkpoints keep their steps. If the input fails, the step before is yielded, settled, before the error is raised.
+    rate: step number -> learning rate, asked for when the step begins; outputs up to two steps before it have come
+    then. pause: number of steps done -> whether somebody will look at the weights then; the next step waits for it.
+    With cfg.sink_size > 1 (Ascend, GPU) that many steps run per call, cut so that checkpoints keep their steps, and
+    rates are asked for ahead. If the input fails, the step before is yielded, settled, before the error is raised.
     """
-    def get(k: int) -> tuple:
-        return *batches[k], np.float32(rate(k))
-
     if cfg.sink_size > 1:
+        def get(k: int) -> tuple:
+            return *batches[k], np.float32(rate(k))
         yield from _sunk_outputs(step, get, steps, sink_length(cfg, batches.steps_per_epoch, steps.start),
                                  cfg.num_workers)
         return
     fetch, waiting = _fetcher(), None
-    inputs = prefetch(get, steps, cfg.num_workers)
+    inputs = prefetch(batches.__getitem__, steps, cfg.num_workers)
     for k in steps:
         try:
             batch = next(inputs)
@@ -54,7 +56,7 @@ def step_outputs(step: TrainStep, batches: TrainingBatches, rate: Callable, step
             if waiting:
                 yield fetch(*waiting, settled=True)
             raise
-        started = k + 1, step.run(*batch)
+        started = k + 1, step.run(*batch, np.float32(rate(k)))
         if waiting:
             yield fetch(*waiting, settled=False)
         waiting = started

@@ -13,14 +13,14 @@ import time
 from collections.abc import Callable
 from typing import Optional
 
-import numpy as np
 from easydict import EasyDict as edict
+from mindspore import Parameter, Tensor
 
 from src.config import RECIPES
 from src.data.face_format import check_formats, face_format
 from src.dataset import TrainingBatches, open_faces
 from src.device import Device
-from src.lr_generator import learning_rate, scale_lr
+from src.lr_generator import Rates, scale_lr
 from src.training import checkpoint
 from src.training.guards import StopSignals, Watchdog, check_same_weights, take_statistics_of_rank_0, wait_for_all
 from src.training.log import TrainLog, read_log
@@ -30,15 +30,16 @@ from src.training.step import TrainStep, build_step
 
 MAX_SKIPPED = 50                 # overflows in a row that a loss scale may cause; more is a training that has failed
 SCALE = ('loss_scale', 'loss_scale_steps')       # saved where there is a loss scale: on cards, not on the CPU
+MHLR = ('schedule.mhlr',)                        # saved where the schedule remembers losses
 
 
 class Saver:
     """Writes, keeps and loads the checkpoints of one run; only rank 0 writes."""
 
     def __init__(self, ckpt_dir: str, cfg: edict, recipe: str, step: TrainStep, batches: TrainingBatches,
-                 is_writer: bool):
+                 rates: Rates, is_writer: bool):
         self.ckpt_dir, self.cfg, self.recipe, self.is_writer = ckpt_dir, cfg, recipe, is_writer
-        self.step, self.batches = step, batches
+        self.step, self.batches, self.rates = step, batches, rates
 
     def save(self, done: int, name: Optional[str] = None) -> None:
         """Save after `done` steps, as lightcnn-<epoch>_<step in epoch>.ckpt unless a name is given."""
@@ -54,6 +55,8 @@ class Saver:
         state = {p.name: p for p in [*self.step.weights, *self.step.moments, *self.step.state]}
         if self.step.scaler is not None:
             state.update(zip(SCALE, (self.step.scaler.scale_value, self.step.scaler.counter)))
+        if self.rates.mhlr is not None:
+            state[MHLR[0]] = Parameter(Tensor(self.rates.mhlr.state), name=MHLR[0], requires_grad=False)
         return state
 
     def _metadata(self, done: int) -> dict:
@@ -71,7 +74,8 @@ class Saver:
     def restore(self, path: str) -> tuple:
         """Load the newest checkpoint that `path` means; return (number of steps it has done, its file).
 
-        One that the CPU wrote has no loss scale: a card then starts with the first one, and finds its own.
+        One that the CPU wrote has no loss scale: a card then starts with the first one, and finds its own. One of
+        another schedule knows no losses: MHLR then starts with those to come.
         """
         ckpt = checkpoint.newest(path, with_metadata=True)
         metadata = checkpoint.read_metadata(ckpt)
@@ -80,13 +84,17 @@ class Saver:
                              "resumed")
         self._check(ckpt, metadata)
         loaded, wanted = checkpoint.load_parameters(ckpt), self._parameters()
-        if not any(name in loaded for name in SCALE):
-            wanted = {name: parameter for name, parameter in wanted.items() if name not in SCALE}
+        for optional in (SCALE, MHLR):
+            if not any(name in loaded for name in optional):
+                wanted = {name: parameter for name, parameter in wanted.items() if name not in optional}
         wrong = [n for n, p in wanted.items() if n not in loaded or loaded[n].shape != p.shape]
         if wrong:
             raise ValueError(f"{ckpt}: {len(wrong)} parameters are missing or of another shape, such as {wrong[0]}")
         for name, parameter in wanted.items():
             parameter.set_data(loaded[name])
+        if self.rates.mhlr is not None:
+            state = wanted[MHLR[0]].asnumpy() if MHLR[0] in wanted else self.rates.mhlr.state
+            self.rates.start(metadata['step'], state)
         return metadata['step'], ckpt
 
     def _check(self, ckpt: str, metadata: dict) -> None:
@@ -154,7 +162,8 @@ class Training:
         self.per_epoch, self.num_steps = self.batches.steps_per_epoch, len(self.batches)
         if cfg.scale_lr:
             scale_lr(cfg, RECIPES[recipe]().batch_size, self.batches.global_batch, self.per_epoch)
-        self.saver = Saver(ckpt_dir, cfg, recipe, self.step, self.batches, device.rank == 0)
+        self.rates = Rates(cfg, self.per_epoch, self.num_steps)
+        self.saver = Saver(ckpt_dir, cfg, recipe, self.step, self.batches, self.rates, device.rank == 0)
         self.first, self.done, self.settled = 0, 0, True       # settled: the weights are those after `done` steps
 
     def begin(self, resume: Optional[str], finetune: Optional[str]) -> None:
@@ -185,10 +194,6 @@ class Training:
             print(f"resuming from {ckpt}, {done} steps done", flush=True)
         return done
 
-    def rate(self, k: int) -> np.float32:
-        """Return the learning rate of step k, counted from 0."""
-        return learning_rate(k, self.cfg, self.per_epoch, self.num_steps)
-
     def run(self, stop: StopSignals, watchdog: Watchdog, evaluate: Optional[Callable], eval_every: int) -> int:
         """Do all steps that are left; return the number of steps done."""
         if self.device.rank_size > 1:
@@ -198,11 +203,11 @@ class Training:
         def pause(done: int) -> bool:
             return bool(stop.number or self._saves(done) or self._evaluates(done, done - 1, eval_every) or
                         self._compares(done, done - 1))
-        for output in step_outputs(self.step, self.batches, self.rate, left, self.cfg, pause):
+        for output in step_outputs(self.step, self.batches, self.rates, left, self.cfg, pause):
             before, self.done, self.settled = self.done, output.done, output.settled
             watchdog.alive()
             self._check_finite(output)
-            self.log.step(self.done, output.loss, output.hits, self.rate(self.done - 1))
+            self._take_in(output)
             if self._compares(self.done, before):
                 check_same_weights(self.step, self.device, self.done)
             if stop.number and output.settled:
@@ -238,6 +243,14 @@ class Training:
             raise FloatingPointError(f"the loss is {output.loss} at step {self.done}, epoch "
                                      f"{self.log.epoch_of(self.done)}; lower lr or raise warmup_steps, then go on with "
                                      f"--resume {self.ckpt_dir}")
+
+    def _take_in(self, output: Output) -> None:
+        """Tell the log and the schedule what a step gave."""
+        falls = self.rates.update(self.done, output.loss if output.updated else None)
+        rate = self.rates(self.done - 1)
+        self.log.step(self.done, output.loss, output.hits, rate)
+        if falls and self.done < self.num_steps:
+            self.log.halving(self.done, rate, self.rates(self.done))
 
     def _leave(self, number: int) -> None:
         """Save and end the process with the code that a signal stands for."""
