@@ -21,10 +21,11 @@ import numpy as np
 from tqdm import tqdm
 
 from src.data import lists
+from src.data.fingerprint import difference_hash
 from src.data.images import find_image, read_face
 
 EXAMPLES = '\n'.join(__doc__.split('\n\n')[1].splitlines())
-_HASH = 16                       # a difference hash of 16 x 16 bits
+_HASH_BYTES = 32                 # of a difference hash
 _BANDS = 8                       # near duplicates share at least one of its eight parts ...
 _THUMB = 32
 NEAR = 0.985                     # ... and correlate so much as 32x32 pictures
@@ -45,7 +46,7 @@ class Looked(NamedTuple):
 def look(root: str, names: Sequence, workers: int = 2) -> Looked:
     """Decode every image once and return `Looked`."""
     looked = Looked(np.zeros((len(names), 2), np.int32), [None] * len(names),
-                    np.zeros((len(names), _HASH * _HASH // 8), np.uint8),
+                    np.zeros((len(names), _HASH_BYTES), np.uint8),
                     np.zeros((len(names), _THUMB * _THUMB), np.float32), {})
 
     def one(row):
@@ -64,12 +65,6 @@ def look(root: str, names: Sequence, workers: int = 2) -> Looked:
     with ThreadPoolExecutor(workers) as pool:
         list(tqdm(pool.map(one, range(len(names))), 'checking images', len(names), disable=None, leave=False))
     return looked
-
-
-def difference_hash(image: np.ndarray) -> np.ndarray:
-    """Return 256 bits, as (32,) uint8: where a 17 x 16 picture gets brighter from one column to the next."""
-    small = cv2.resize(image, (_HASH + 1, _HASH), interpolation=cv2.INTER_AREA).astype(np.int16)
-    return np.packbits(small[:, 1:] > small[:, :-1])
 
 
 def thumbnail(image: np.ndarray) -> np.ndarray:

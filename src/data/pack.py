@@ -21,9 +21,9 @@ from typing import Any, Optional
 import numpy as np
 from tqdm import tqdm
 
-from src.data import lists
+from src.data import fingerprint, lists
 from src.data.face_format import FACE_FORMATS, face_format, from_metadata
-from src.data.images import check_alignment, decode, encode, find_image, read_face, resize
+from src.data.images import check_alignment, decode, encode, find_image, resize
 
 FORMAT, GREY_FORMAT = 2, 1       # packs of format 1 hold grey LightCNN faces
 ENCODINGS = ('raw', 'jpeg')
@@ -82,7 +82,7 @@ def write_shard(prefix: str, number: int, records: Iterable) -> dict:
 
 def pack_shard(job: dict, number: int, rows: list) -> dict:
     """Write shard `number` from the listed rows; return its metadata with the unreadable images, kept in a file too."""
-    bad, colour = [], face_format(job['face_format']).colour
+    face, bad, held, people = face_format(job['face_format']), [], [], set()
 
     def records():
         for name, label in rows:
@@ -90,12 +90,30 @@ def pack_shard(job: dict, number: int, rows: list) -> dict:
                 path = find_image(job['root'], name)
                 if path is None:
                     raise FileNotFoundError('no such image')
-                yield name, label, encoded(resize(read_face(path, colour), job['size']), colour, job['encoding'])
+                with open(path, 'rb') as file:
+                    data = file.read()
+                image = decode(data, face.colour, path)
             except (OSError, ValueError) as error:
                 bad.append(f"{name}: {' '.join(str(error).split())}")
+                continue
+            held.append(fingerprint.record_of(data, image, face, face.colour))
+            people.add(fingerprint.person_in(name))
+            yield name, label, encoded(resize(image, job['size']), face.colour, job['encoding'])
     metadata = {**write_shard(job['prefix'], number, records()), 'bad': bad}
+    fingerprint.write(_fingerprint_of_shard(job['prefix'], number), fingerprint.of_records(
+        np.array(held, fingerprint.RECORD).reshape(len(held)), people, len(people), list_id=job['list_sha256'],
+        alignment=face.alignment))
     lists.write_text(_state_file(job['prefix'], number), json.dumps({**metadata, 'job': job}))
     return metadata
+
+
+def fingerprint_file(metadata_file: str) -> str:
+    """Return the name of the fingerprint of a pack, PREFIX.fingerprint.npz."""
+    return os.path.splitext(metadata_file)[0] + '.fingerprint.npz'
+
+
+def _fingerprint_of_shard(prefix, number):
+    return f'{prefix}.shard{number}.fingerprint.npz'
 
 
 def _state_file(prefix, number):
@@ -108,7 +126,8 @@ def _finished(job, number):
         with open(_state_file(job['prefix'], number), encoding='utf-8') as text:
             metadata = json.load(text)
         file = os.path.join(os.path.dirname(job['prefix']), metadata['file'])
-        same = metadata['job'] == job and os.path.getsize(file) == metadata['bytes']   # an empty shard is made again
+        same = metadata['job'] == job and os.path.getsize(file) == metadata['bytes'] and os.path.isfile(
+            _fingerprint_of_shard(job['prefix'], number))        # an empty shard is made again
         return {key: value for key, value in metadata.items() if key != 'job'} if same else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
@@ -159,8 +178,11 @@ def _finish(job, shards, num_listed, num_people, max_bad):
         raise ValueError(f"{prefix}: not one of {num_listed} images can be read; the first: {bad[0]}")
     metadata = write_metadata(prefix, shards, face=job['face_format'], encoding=job['encoding'], size=job['size'],
                               num_people=num_people, num_bad=len(bad), list_sha256=job['list_sha256'])
-    for number in range(job['shards']):
-        os.remove(_state_file(prefix, number))
+    parts = [_fingerprint_of_shard(prefix, number) for number in range(job['shards'])]
+    fingerprint.write(fingerprint_file(f'{prefix}.json'),
+                      fingerprint.joined([fingerprint.read(part) for part in parts], num_people))
+    for file in [*parts, *(_state_file(prefix, number) for number in range(job['shards']))]:
+        os.remove(file)
     return metadata
 
 
