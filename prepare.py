@@ -5,6 +5,7 @@ import sys
 from functools import partial
 
 from src import cli
+from src.data.lists import file_sha256
 
 # tool: (its module, what it does)
 TOOLS = {
@@ -22,14 +23,14 @@ def tools_table() -> str:
 
 
 def helpers(tool: str, args: argparse.Namespace) -> list:
-    """Return what a tool needs from further up: how to save a checkpoint, or how to embed a list of faces."""
+    """Return what a tool needs from further up: how to save a checkpoint, or to embed a list and with what."""
     if tool == 'import':
         from src.training import checkpoint
         return [checkpoint.save]
     if tool == 'audit' and args.resume:
         from src import api
         network = api.load_network(args.resume, device_target=args.device_target)
-        return [partial(api.embed_list, network)]
+        return [partial(api.embed_list, network), file_sha256(network.file)]
     return []
 
 

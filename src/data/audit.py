@@ -3,13 +3,17 @@
     python prepare.py audit --root faces/train --list faces/train_list.txt --report audit
     python prepare.py audit --root faces/train --list faces/train_list.txt --report audit --resume ckpt \\
         --against faces/image_list_for_lfw.txt --against_root faces/lfw/image
+    python prepare.py audit --root faces/lfw/image --list faces/image_list_for_lfw.txt --report audit --against ckpt
 
 Writes audit/audit.html to look at, audit/findings.tsv (kind, image, other image, score) and audit/clean_list.txt, the
-list without those images. With a checkpoint a face counts as mislabelled if another person's centre is nearer and
-its own (taken without it) not clearly nearer than other people's: the first half of the semantic bootstrapping of
-LightCNN's authors (arXiv:1511.02683, section 3.4), whose second half is to train again on the cleaned list.
+list without those images; and audit/fingerprint.npz (src/data/fingerprint.py), by which --against finds the people and
+pictures of one list in another without the pictures, as it does by the one beside a checkpoint. With a checkpoint a
+face counts as mislabelled if another person's centre is nearer and its own (taken without it) not clearly nearer than
+other people's: the first half of the semantic bootstrapping of LightCNN's authors (arXiv:1511.02683, section 3.4),
+whose second half is to train again on the cleaned list.
 """
 import argparse
+import hashlib
 import os
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -20,9 +24,10 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from src.data import lists
+from src.data import fingerprint, lists
+from src.data.face_format import FACE_FORMATS, FaceFormat
 from src.data.fingerprint import difference_hash
-from src.data.images import find_image, read_face
+from src.data.images import LIGHTCNN, alignment_of, decode, find_image
 
 EXAMPLES = '\n'.join(__doc__.split('\n\n')[1].splitlines())
 _HASH_BYTES = 32                 # of a difference hash
@@ -41,21 +46,25 @@ class Looked(NamedTuple):
     hashes: np.ndarray           # (N, 32) uint8
     thumbs: np.ndarray           # (N, 1024) float32, zero mean, unit length
     problems: dict               # row: reason
+    records: np.ndarray          # (N,) fingerprint.RECORD
 
 
-def look(root: str, names: Sequence, workers: int = 2) -> Looked:
-    """Decode every image once and return `Looked`."""
+def look(root: str, names: Sequence, workers: int = 2, face: FaceFormat = LIGHTCNN) -> Looked:
+    """Decode every image once and return `Looked`. face: a format of the pictures' alignment."""
     looked = Looked(np.zeros((len(names), 2), np.int32), [None] * len(names),
                     np.zeros((len(names), _HASH_BYTES), np.uint8),
-                    np.zeros((len(names), _THUMB * _THUMB), np.float32), {})
+                    np.zeros((len(names), _THUMB * _THUMB), np.float32), {}, np.zeros(len(names), fingerprint.RECORD))
 
     def one(row):
         try:
             path = find_image(root, names[row])
             if path is None:
                 raise FileNotFoundError('no such image')
-            image = read_face(path)
-            looked.sha256[row] = lists.file_sha256(path)
+            with open(path, 'rb') as file:
+                data = file.read()
+            image = decode(data, name=path)
+            looked.sha256[row] = hashlib.sha256(data).hexdigest()
+            looked.records[row] = fingerprint.record_of(data, image, face)
             looked.sizes[row] = image.shape[::-1]
             looked.hashes[row] = difference_hash(image)
             looked.thumbs[row] = thumbnail(image)
@@ -166,7 +175,9 @@ class Audit:
         self.names, self.labels = lists.read_image_list(list_file)
         if self.labels.min() < 0:
             raise ValueError(f"{list_file}: label {self.labels.min()} is below 0")
-        self.looked = look(root, self.names, workers)
+        self.face = _format_of(root, self.names)
+        self.looked = look(root, self.names, workers, self.face)
+        self.centres, self.weights = np.zeros((0, 0), np.float16), ''
         self.readable = np.array([row for row in range(len(self.names)) if row not in self.looked.problems], np.int64)
         self.findings = [('unreadable', row, '', reason) for row, reason in sorted(self.looked.problems.items())]
         self._duplicates()
@@ -195,6 +206,25 @@ class Audit:
             if first < len(names) <= row:
                 self._add('image of the other list', row - len(names), names[first], score)
 
+    def against_fingerprint(self, file: str, features: Optional[np.ndarray] = None, same_person: float = 0.9) -> None:
+        """Find images and people of a fingerprint in this list. features: (len(readable), D), to compare centres."""
+        held, rows = fingerprint.read(file), self.readable
+        features = features if held.weights == self.weights else None
+        found = fingerprint.overlap(held, self.looked.records[rows], [self.names[row] for row in rows],
+                                    self.labels[rows], self.face.alignment, features=features, same_person=same_person)
+        for row in rows[found['pictures']]:
+            self._add('image of the fingerprint', row, '', 1.0)
+        for key, how in (('by_name', 'name'), ('by_picture', 'picture'), ('by_centre', 'centre')):
+            for label in found[key]:
+                self._add(f'person of the fingerprint, by {how}', np.flatnonzero(self.labels == label)[0], '', 1.0)
+
+    def as_fingerprint(self) -> fingerprint.Fingerprint:
+        """Return the fingerprint of this list."""
+        held = fingerprint.of_records(self.looked.records, map(fingerprint.person_in, self.names),
+                                      len(np.unique(self.labels)), list_id=lists.file_sha256(self.list_file),
+                                      alignment=self.face.alignment)
+        return held._replace(centres=self.centres, weights=self.weights)
+
     def find_label_noise(self, features: np.ndarray, threshold: float = NOISE) -> None:
         """Find faces that stand out among their person's. features: (len(readable), D)."""
         first = {label: self.names[row] for row, label in zip(self.readable[::-1], self.labels[self.readable][::-1])}
@@ -214,8 +244,8 @@ class Audit:
 
         A person of the other list goes with all images.
         """
-        gone = {row for kind, row, *_ in self.findings if kind != 'person of the other list'}
-        people = {self.labels[row] for kind, row, *_ in self.findings if kind == 'person of the other list'}
+        gone = {row for kind, row, *_ in self.findings if not kind.startswith('person of')}
+        people = {self.labels[row] for kind, row, *_ in self.findings if kind.startswith('person of')}
         kept = [row for row in range(len(self.names)) if row not in gone and self.labels[row] not in people]
         labels = np.unique(self.labels[kept], return_inverse=True)[1] if kept else []
         return [self.names[row] for row in kept], labels
@@ -234,8 +264,9 @@ class Audit:
         return rows + sorted(Counter(kind for kind, *_ in self.findings).items())
 
     def write(self, out: str) -> None:
-        """Write findings.tsv, clean_list.txt and audit.html into a folder."""
+        """Write findings.tsv, clean_list.txt, fingerprint.npz and audit.html into a folder."""
         os.makedirs(out, exist_ok=True)
+        fingerprint.write(os.path.join(out, 'fingerprint.npz'), self.as_fingerprint())
         lists.write_text(os.path.join(out, 'findings.tsv'), ''.join(
             f'{kind}\t{self.names[row]}\t{other}\t{score}\n' for kind, row, other, score in self.findings))
         lists.write_image_list(os.path.join(out, 'clean_list.txt'), *self.clean_list())
@@ -243,12 +274,20 @@ class Audit:
         write_audit(os.path.join(out, 'audit.html'), self)
 
 
+def _format_of(root: str, names: Sequence) -> FaceFormat:
+    """Return a face format of the alignment of listed pictures, LightCNN's if nothing tells."""
+    subset = [path for name in names[::max(1, len(names) // 100)] if (path := find_image(root, name))]
+    alignment = alignment_of(root, subset)
+    return next((face for face in FACE_FORMATS.values() if face.alignment == alignment), LIGHTCNN)
+
+
 def add_flags(flags: argparse.ArgumentParser) -> None:
     """Add the flags of `prepare.py audit`."""
     flags.add_argument('--root', required=True, metavar='DIR', help='folder that the list counts from')
     flags.add_argument('--list', required=True, metavar='FILE', help="'path label' list")
     flags.add_argument('--report', required=True, metavar='DIR')
-    flags.add_argument('--against', metavar='FILE', help='another list, such as the test set\'s')
+    flags.add_argument('--against', metavar='FILE', help='another list, such as the test set\'s; '
+                       'or a fingerprint: a .npz, or the folder of checkpoints that it lies in')
     flags.add_argument('--against_root', metavar='DIR', help='folder that it counts from (default: --root)')
     flags.add_argument('--resume', metavar='CKPT', help='find label noise, and people of --against, with this network')
     flags.add_argument('--noise', type=float, default=NOISE, help='standard deviations that a face must be nearer to '
@@ -259,8 +298,15 @@ def add_flags(flags: argparse.ArgumentParser) -> None:
     flags.add_argument('--workers', type=int, default=len(os.sched_getaffinity(0)))
 
 
-def run(args: argparse.Namespace, embed_list: Optional[Callable] = None) -> None:
-    """Run `prepare.py audit`. embed_list: (root, names) -> features (N, D), with --resume."""
+def _fingerprint_in(path: Optional[str]) -> str:
+    """Return the fingerprint file that --against means, '' if it is a list."""
+    if path and os.path.isdir(path):
+        path = os.path.join(path, 'fingerprint.npz')
+    return path if path and path.endswith('.npz') else ''
+
+
+def run(args: argparse.Namespace, embed_list: Optional[Callable] = None, weights: str = '') -> None:
+    """Run `prepare.py audit`. With --resume: embed_list, (root, names) -> features (N, D), and its weights' sha256."""
     for root in filter(None, (args.root, args.against_root)):
         if not os.path.isdir(root):
             raise FileNotFoundError(f"{root}: no such image folder")
@@ -268,17 +314,20 @@ def run(args: argparse.Namespace, embed_list: Optional[Callable] = None) -> None
     if not len(audit.readable):
         raise ValueError(f"{args.list}: not one of {len(audit.names)} images can be read under {args.root}; the first: "
                          f"{audit.looked.problems[0]}")
-    other_root = args.against_root or args.root
-    if args.against:
+    other_root, held, features = args.against_root or args.root, _fingerprint_in(args.against), None
+    if args.against and not held:
         audit.against(other_root, args.against, max(1, args.workers))
     if embed_list:
         features = embed_list(args.root, [audit.names[row] for row in audit.readable])
         audit.find_label_noise(features, args.noise)
-        if args.against:
+        audit.centres, audit.weights = fingerprint.centres_of(features, audit.labels[audit.readable])[0], weights
+        if args.against and not held:
             names, labels = lists.read_image_list(args.against)
             kept = [i for i, name in enumerate(names) if find_image(other_root, name)]
             names, labels = [names[i] for i in kept], labels[kept]
             audit.find_people(features, embed_list(other_root, names), names, labels, args.same_person)
+    if held:
+        audit.against_fingerprint(held, features, args.same_person)
     audit.write(args.report)
     for description, number in audit.summary():
         print(f'{description:<52}{number:>16}')

@@ -20,7 +20,6 @@ from typing import NamedTuple, Optional
 
 import cv2
 import numpy as np
-from numba import njit, prange
 
 from src.data import lists
 from src.data.face_format import FaceFormat
@@ -204,7 +203,8 @@ def known_pictures(held: Fingerprint, records: np.ndarray, alignment: str) -> np
         return known
     rows = np.flatnonzero(records['pixels'].any(1) & ~known)
     test, train = (np.ascontiguousarray(bits).view(np.uint64) for bits in (records['pixels'][rows], held.pixels))
-    known[rows] = _near(test, train, np.uint64(NEAR_BITS))
+    from src.data.hamming import near                        # Numba takes a second to load
+    known[rows] = near(test, train, np.uint64(NEAR_BITS))
     return known
 
 
@@ -247,26 +247,3 @@ def centres_of(features: np.ndarray, labels: np.ndarray) -> tuple:
     sums = np.zeros((len(people), features.shape[1]))
     np.add.at(sums, place, unit)
     return (sums / np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), 1e-12)).astype(np.float32), people
-
-
-@njit(cache=True, inline='always')
-def _popcount(x):
-    x = x - ((x >> np.uint64(1)) & np.uint64(0x5555555555555555))
-    x = (x & np.uint64(0x3333333333333333)) + ((x >> np.uint64(2)) & np.uint64(0x3333333333333333))
-    x = (x + (x >> np.uint64(4))) & np.uint64(0x0f0f0f0f0f0f0f0f)
-    return (x * np.uint64(0x0101010101010101)) >> np.uint64(56)
-
-
-@njit(cache=True, parallel=True)
-def _near(test, train, limit):
-    """Return which rows of test (T, 4) uint64 differ from a row of train (N, 4) in at most `limit` bits, a uint64."""
-    found = np.zeros(len(test), np.bool_)
-    for block in prange((len(train) + _BLOCK - 1) // _BLOCK):
-        some = train[block * _BLOCK:(block + 1) * _BLOCK]
-        for t in range(len(test)):
-            a, b, c, d = test[t, 0], test[t, 1], test[t, 2], test[t, 3]
-            for i in range(len(some)):
-                if _popcount(a ^ some[i, 0]) <= limit and _popcount(a ^ some[i, 0]) + _popcount(b ^ some[i, 1]) + \
-                        _popcount(c ^ some[i, 2]) + _popcount(d ^ some[i, 3]) <= limit:
-                    found[t] = True
-    return found

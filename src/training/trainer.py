@@ -22,6 +22,7 @@ from src.dataset import TrainingBatches, open_faces
 from src.device import Device
 from src.lr_generator import Rates, scale_lr
 from src.training import checkpoint
+from src.training.fingerprints import Maker
 from src.training.guards import StopSignals, Watchdog, check_same_weights, take_statistics_of_rank_0, wait_for_all
 from src.training.log import TrainLog, read_log
 from src.training.outputs import Output, step_outputs
@@ -39,7 +40,7 @@ class Saver:
     def __init__(self, ckpt_dir: str, cfg: edict, recipe: str, step: TrainStep, batches: TrainingBatches,
                  rates: Rates, is_writer: bool):
         self.ckpt_dir, self.cfg, self.recipe, self.is_writer = ckpt_dir, cfg, recipe, is_writer
-        self.step, self.batches, self.rates = step, batches, rates
+        self.step, self.batches, self.rates, self.fingerprint = step, batches, rates, None
 
     def save(self, done: int, name: Optional[str] = None) -> None:
         """Save after `done` steps, as lightcnn-<epoch>_<step in epoch>.ckpt unless a name is given."""
@@ -66,7 +67,7 @@ class Saver:
                 'head': cfg.loss, 'head_options': self.step.head.options, 'num_classes': cfg.num_classes,
                 'step': done, 'epoch': done / self.batches.steps_per_epoch, 'num_images': len(self.batches.faces),
                 'global_batch': self.batches.global_batch, 'settings': dict(cfg), 'versions': checkpoint.versions(),
-                'face_format': face.as_metadata(),
+                'face_format': face.as_metadata(), 'fingerprint': self.fingerprint,
                 'input': {'shape': ['N', face.num_channels, cfg.image_size, cfg.image_size], 'dtype': 'float32',
                           'values': face.values, 'face': f'{face.alignment} alignment, the centre '
                           f'{face.test_side}x{face.test_side}, area-resized to image_size'}}
@@ -136,7 +137,11 @@ def train(cfg: edict, device: Device, recipe: str, ckpt_dir: str, *, resume: Opt
             entered.enter_context(checkpoint.sole_writer(ckpt_dir))
             checkpoint.remove_left_over(ckpt_dir)
         training = Training(cfg, device, recipe, ckpt_dir)
-        training.begin(resume, finetune)
+        started_from = training.begin(resume, finetune)
+        if device.rank == 0:
+            maker = entered.enter_context(Maker(training.batches.faces, ckpt_dir))
+            maker.begin(started_from, resumed=training.first > 0)
+            training.saver.fingerprint = maker.link()
         stop = entered.enter_context(StopSignals(device.rank == 0))
         watchdog = entered.enter_context(Watchdog(cfg.hang_seconds, ckpt_dir))
         try:
@@ -166,13 +171,17 @@ class Training:
         self.saver = Saver(ckpt_dir, cfg, recipe, self.step, self.batches, self.rates, device.rank == 0)
         self.first, self.done, self.settled = 0, 0, True       # settled: the weights are those after `done` steps
 
-    def begin(self, resume: Optional[str], finetune: Optional[str]) -> None:
-        """Restore or finetune as asked, open the log and say what is about to happen."""
+    def begin(self, resume: Optional[str], finetune: Optional[str]) -> Optional[str]:
+        """Restore or finetune as asked, open the log and say what is about to happen.
+
+        Return the checkpoint that gave the weights, None if they are new.
+        """
         cfg, device = self.cfg, self.device
-        self.first = self.done = self._restore(resume)
-        start = ''
+        started_from, self.done = self._restore(resume)
+        self.first, start = self.done, ''
         if finetune and not self.first:
-            start = f", from the embedding in {load_for_finetuning(self.step, cfg, finetune)}"
+            started_from = load_for_finetuning(self.step, cfg, finetune)
+            start = f", from the embedding in {started_from}"
         self.log = TrainLog(os.path.join(self.ckpt_dir, 'train_log.jsonl'), cfg, self.batches.global_batch,
                             self.per_epoch, self.num_steps, self.first, device.rank == 0)
         self.best = max([row['eer100'] for row in read_log(self.log.file) if 'eer100' in row], default=-1)
@@ -180,19 +189,21 @@ class Training:
                      f"{len(self.batches.faces)} images of {cfg.num_classes} people ({self.num_bad} unreadable left "
                      f"out), {self.per_epoch} steps an epoch, steps {self.first} to {self.num_steps}, lr {cfg.lr:g}"
                      f"{start}")
+        return started_from
 
-    def _restore(self, resume: Optional[str]) -> int:
+    def _restore(self, resume: Optional[str]) -> tuple:
+        """Return (the checkpoint that was restored or None, number of steps it has done)."""
         if not resume:
-            return 0
+            return None, 0
         try:
             done, ckpt = self.saver.restore(self.ckpt_dir if resume == 'auto' else resume)
         except FileNotFoundError:
             if resume == 'auto':
-                return 0
+                return None, 0
             raise
         if self.device.rank == 0:
             print(f"resuming from {ckpt}, {done} steps done", flush=True)
-        return done
+        return ckpt, done
 
     def run(self, stop: StopSignals, watchdog: Watchdog, evaluate: Optional[Callable], eval_every: int) -> int:
         """Do all steps that are left; return the number of steps done."""

@@ -27,7 +27,8 @@ def packs(synthetic, tmp_path_factory):
                       '--out', out / encoding, '--encoding', encoding, '--shards', '3', '--workers', '2')
         assert done.returncode == 0 and '48 faces of 6 people in 3 shards' in done.stdout, done.stderr
         assert sorted(p.name for p in out.glob(f'{encoding}*') if p.suffix != '.db') == sorted(
-            [f'{encoding}.json', f'{encoding}_bad_images.txt', *(f'{encoding}_{i:04d}.mindrecord' for i in range(3))])
+            [*(f'{encoding}{end}' for end in ('.json', '.fingerprint.npz', '_bad_images.txt')),
+             *(f'{encoding}_{i:04d}.mindrecord' for i in range(3))])
     return {encoding: str(out / f'{encoding}.json') for encoding in ('raw', 'jpeg')}
 
 
