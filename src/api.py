@@ -16,12 +16,11 @@ from typing import Any, Optional
 import numpy as np
 from easydict import EasyDict as edict
 
-from src import device
+from src import device, evaluation
 from src.data.images import training_face_for_test
 from src.embedding import Network, check_faces, embed_cached, network_of
 from src.embedding import embed as _embed
 from src.protocols import protocol
-from src.protocols.protocol import in_order
 from src.scoring.report import Scored
 
 FOREIGN = ('.pt', '.pth', '.pth.tar', '.safetensors', '.params', '.param', '.bin')      # weight files of others
@@ -82,10 +81,12 @@ def compare(a: np.ndarray, b: np.ndarray) -> float:
 def score(name: str, features: np.ndarray, names: list, cfg: edict) -> Scored:
     """Return the result of protocol `name`: `.numbers` in percent, `.points`, and `report.table(scored)` as text.
 
-    features: (N, D), row i belongs to the image names[i]; a name counts without folder and extension. cfg: the paths of
-    the protocol's files, from `get_config(dataset_path=...)`.
+    name: of a protocol, or the file of a set of pairs. features: (N, D), row i belongs to the image names[i]; LFW's
+    and BLUFR's names count without folder and extension. cfg: the paths of the protocol's files, from
+    `get_config(dataset_path=...)`.
     """
-    return protocol(name).score(cfg, in_order(features, names))
+    kind = protocol(name)
+    return evaluation.score(kind, cfg, evaluation.source_of(features, [kind.key(name) for name in names]))
 
 
 def embed_list(network: Network, root: str, names: Sequence, *, cache_suffix: str = '.audit.npz') -> np.ndarray:

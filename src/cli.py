@@ -65,6 +65,8 @@ def add_source_flags(flags: argparse.ArgumentParser) -> None:
     flags.add_argument('--save_features', metavar='FILE.npy', help='keep the features, rows in list order')
     flags.add_argument('--no_cache', action='store_true', help='embed all images again; else features kept beside the '
                        'checkpoint are taken')
+    flags.add_argument('--flip', choices=('none', 'sum', 'concat'), default='none', help='embed the mirror images too, '
+                       'and add both embeddings or put them side by side (default %(default)s)')
     flags.add_argument('--batch_size', type=int, default=64, help='images a batch (default %(default)s)')
     flags.add_argument('--face_format', choices=list(FACE_FORMATS), help="face format of the network, overrides that "
                        'in its metadata')
@@ -92,6 +94,7 @@ def eval_config(args: argparse.Namespace, list_key: str = '') -> edict:
     for key in ('root_path', 'lfw_pairs_mat_path', 'blufr_config_mat_path', list_key):
         if getattr(args, key, None):
             cfg[key] = getattr(args, key)
+    cfg.root_given = bool(getattr(args, 'root_path', None))
     named_list = getattr(args, list_key, None)
     if named_list and not os.path.isfile(named_list):
         raise FileNotFoundError(f"--img_list {named_list}: no such file")

@@ -100,6 +100,6 @@ def _locate(key, path, dataset_path):
         return path
     joined = os.path.join(dataset_path, path) if dataset_path else path
     own = PROJECT_DIR / path
-    if key not in ('data_path', 'train_list', 'root_path') and not os.path.exists(joined) and own.exists():
+    if key not in ('data_path', 'train_list', 'root_path', 'sets_path') and not os.path.exists(joined) and own.exists():
         return str(own)
     return joined

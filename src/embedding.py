@@ -20,6 +20,7 @@ from tqdm import tqdm
 from src.data.face_format import FaceFormat, face_format
 from src.data.images import check_alignment, face_for_test, preprocessing, read_face
 from src.data.lists import file_sha256, write_array
+from src.data.pictures import picture_sha256
 from src.dataset import prefetch
 
 
@@ -50,16 +51,19 @@ def network_of(backbone: Any, face: Optional[str] = None, *, file: Optional[str]
 
 
 def embed(network: Network, paths: Sequence, *, batch_size: int = 64, num_workers: int = 2,
-          to_face: Callable = face_for_test) -> np.ndarray:
-    """Return the embeddings (N, D) float32 of the picture files `paths`, in their order.
+          to_face: Callable = face_for_test, mirrored: bool = False) -> np.ndarray:
+    """Return the embeddings (N, D) float32 of the pictures `paths`, in their order.
 
-    to_face: function (image, face format, image_size, name) -> (image_size, image_size[, 3]) uint8. Raises ValueError
-    for a picture that cannot be decoded or is not an aligned face.
+    paths: of picture files, or `src.data.pictures.Picture`s. to_face: function (image, face format, image_size, name)
+    -> (image_size, image_size[, 3]) uint8. mirrored: embed the mirror images. Raises ValueError for a picture that
+    cannot be decoded or is not an aligned face.
     """
     face, size = network.face_format, network.image_size
 
     def batch(start: int) -> np.ndarray:
-        faces = [to_face(read_face(path, face.colour), face, size, path) for path in paths[start:start + batch_size]]
+        faces = [to_face(read_face(path, face.colour), face, size, str(path))
+                 for path in paths[start:start + batch_size]]
+        faces = [image[:, ::-1] for image in faces] if mirrored else faces
         faces += [faces[-1]] * (batch_size - len(faces))         # one shape: the graph is compiled once
         return face.to_input(np.stack(faces))
 
@@ -77,16 +81,24 @@ def check_faces(network: Network, root: str, paths: Sequence, assumed: str = '')
     check_alignment(root, paths, network.face_format, assumed)
 
 
-def embed_cached(embed_paths: Callable, network: Network, paths: Sequence, cache_file: str) -> tuple:
+def embed_cached(embed_paths: Callable, network: Network, paths: Sequence, cache_file: Optional[str], *,
+                 mirrored: bool = False) -> tuple:
     """Return (embeddings (N, D) float32 of `paths`, how many came from cache_file); embed_paths makes the others.
 
-    embed_paths: function of a list of paths -> (M, D). The cache is made or completed; one that is broken, or was made
-    with other weights or preprocessing, is replaced. A cache that cannot be written is a warning.
+    embed_paths: function of a list of pictures -> (M, D); of equal pictures it gets one. The cache is made or
+    completed; one that is broken, or was made with other weights or preprocessing, is replaced. A cache that cannot be
+    written is a warning. cache_file: None keeps nothing. mirrored: embed_paths makes embeddings of mirror images.
     """
+    with ThreadPool(2) as pool:
+        keys = [bytes.fromhex(digest) for digest in pool.imap(picture_sha256, paths, chunksize=64)]
+    if mirrored:
+        keys = [hashlib.sha256(key + b'mirrored').digest() for key in keys]
+    if cache_file is None:
+        distinct = dict(zip(keys, paths))
+        made = dict(zip(distinct, embed_paths(list(distinct.values()))))
+        return np.stack([made[key] for key in keys]), 0
     made_with = (f'{file_sha256(network.file)} {preprocessing(network.face_format)} {network.image_size} '
                  f'{network.runtime}')
-    with ThreadPool(2) as pool:
-        keys = [bytes.fromhex(digest) for digest in pool.imap(file_sha256, paths, chunksize=64)]
     known = _read_cache(cache_file, made_with)
     new = {key: path for key, path in zip(keys, paths) if key not in known}
     if new:

@@ -77,6 +77,8 @@ lightcnn_cfg = edict({
     'lfw_pairs_mat_path': 'mat_files/lfw_pairs.mat',
     'blufr_img_list': 'image_list_for_blufr.txt',
     'blufr_config_mat_path': 'mat_files/blufr_lfw_config.mat',
+    'sets_path': '.',                # verification sets by name: cfp_fp.bin, or the folders of their authors
+    'protocol_options': edict(),     # `protocol.NAME=VALUE` sets an option of a protocol
 })
 
 CHOICES = {
@@ -89,7 +91,7 @@ CHOICES = {
 }
 # settings by the names that the literature uses, and the options of parts
 OTHER_NAMES = {'backbone': 'network_type', 'head': 'loss'}
-PART_OPTIONS = {'backbone': 'backbone_options', 'head': 'head_options'}
+PART_OPTIONS = {'backbone': 'backbone_options', 'head': 'head_options', 'protocol': 'protocol_options'}
 # key: (lowest, highest); every other number is 0 or more
 RANGES = {
     'num_classes': (2, 10**8), 'epochs': (1, 10**6), 'batch_size': (1, 10**6), 'image_size': (16, 1024),
@@ -100,4 +102,4 @@ RANGES = {
     'cosface_scale': (1.0, 1000.0), 'seed': (0, 2**31 - 1),
 }
 PATH_KEYS = ('data_path', 'train_list', 'root_path', 'lfw_img_list', 'lfw_pairs_mat_path', 'blufr_img_list',
-             'blufr_config_mat_path')
+             'blufr_config_mat_path', 'sets_path')

@@ -17,6 +17,7 @@ import numpy as np
 
 from src.data.face_format import FACE_FORMATS, FaceFormat, check_formats
 from src.data.lists import read_json, write_text
+from src.data.pictures import AnyPicture, read_bytes
 
 LIGHTCNN = FACE_FORMATS['lightcnn']
 TRAIN_SIDE, TEST_SIDE = LIGHTCNN.train_side, LIGHTCNN.test_side
@@ -68,10 +69,9 @@ def _is_cut_off(data: bytes) -> bool:
     return data[:2] == b'BM' and int.from_bytes(data[2:6], 'little') > len(data)
 
 
-def read_face(path: str, colour: str = 'grey') -> np.ndarray:
-    """Return the picture file `path` as `decode` does. Raises FileNotFoundError or ValueError."""
-    with open(path, 'rb') as file:
-        return decode(file.read(), colour, path)
+def read_face(picture: AnyPicture, colour: str = 'grey') -> np.ndarray:
+    """Return a picture, a path or a `Picture`, as `decode` does. Raises FileNotFoundError or ValueError."""
+    return decode(read_bytes(picture), colour, str(picture))
 
 
 def in_colour(image: np.ndarray, source: str, target: str) -> np.ndarray:
@@ -172,7 +172,7 @@ def alignment_of(root: str, paths: Sequence) -> Optional[str]:
     return ALIGNMENT_OF_SIDE.get(sides.most_common(1)[0][0]) if sides else None
 
 
-def _side(path: str) -> Optional[int]:
+def _side(path: AnyPicture) -> Optional[int]:
     try:
         height, width = read_face(path).shape
     except (OSError, ValueError):

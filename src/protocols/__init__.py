@@ -1,10 +1,14 @@
 """Every protocol by name. Adding one: a file in this folder with a `Protocol`, and a line in PROTOCOLS.
 
     scored = protocol('lfw').score(cfg, features_of)            # features_of: names -> (N, D)
+    scored = protocol('sets/cfp_fp.bin').score(cfg, features_of)
+
+A set of pairs (SETS, or the file of one) is a protocol too.
 """
 from src.options import entry
 from src.protocols.blufr import BLUFR
 from src.protocols.lfw import LFW
+from src.protocols.pair_set import SETS, PairSet, is_set
 from src.protocols.protocol import Protocol
 
 PROTOCOLS = {
@@ -14,5 +18,7 @@ PROTOCOLS = {
 
 
 def protocol(name: str) -> Protocol:
-    """Return a protocol; ValueError lists the known names."""
-    return entry('protocol', PROTOCOLS, name)
+    """Return a protocol, a set of pairs by its name or its file; ValueError lists the known names."""
+    if name not in PROTOCOLS and is_set(name):
+        return PairSet(name)
+    return entry('protocol', {**PROTOCOLS, **SETS, 'FILE.bin or .csv of pairs': None}, name)

@@ -25,6 +25,7 @@ class BlufrProtocol(Protocol):
     """Verification rate and detection and identification rate over 10 trials."""
 
     name, title = 'blufr', 'BLUFR'
+    paired_test = 't-test over trials'
 
     def images(self, cfg: edict) -> tuple:
         """Return (names, labels) in the order that blufr_lfw_config.mat counts."""

@@ -1,27 +1,64 @@
 """The interface of a protocol: which images it lists, how features are scored, and how its numbers are shown."""
 import os
 import sys
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Optional
 
 import numpy as np
 from easydict import EasyDict as edict
 
+from src.data.face_format import FaceFormat
+from src.data.images import check_alignment, find_image, find_images
+from src.data.pictures import AnyPicture
+from src.options import checked_options
 from src.scoring.report import Scored
 
 
 class Protocol:
     """One protocol of the field: lists and files in; scores, table rows, curves and JSON out.
 
-    A subclass sets `name` (of --protocol) and `title`, and defines every method below. `numbers` are in percent and
-    become the JSON; an interval is (lowest, highest) of 95 %, (None, None) where there is none.
+    A subclass sets `name` (of --protocol) and `title`, and defines `images`, `score`, `lines`, `summary`, `figures`,
+    `comparison` and `comparable`. One whose pictures are not LFW's also defines `pictures`, `picture` and `key`, and
+    `root` if its folder may say what the faces are. Its own settings stand in `OPTIONS`: each becomes a flag of
+    evaluate.py, and `options(cfg)` gives their values. `numbers` are in percent and become the JSON; an interval is
+    (lowest, highest) of 95 %, (None, None) where there is none.
     """
 
     name = title = ''
+    OPTIONS: Mapping = {}        # {name: src.options.Option}: --NAME, or --set protocol.NAME=VALUE
+    paired_test = 'bootstrap over people'
 
     def images(self, cfg: edict) -> tuple:
         """Return (names, labels (N,)) of the images that are to be embedded, in the protocol's order."""
         raise NotImplementedError
+
+    def options(self, cfg: edict) -> dict:
+        """Return the value of each of OPTIONS: the one given by flag or setting, or its default."""
+        given = {key: value for key, value in cfg.protocol_options.items() if key in self.OPTIONS}
+        return checked_options(f'protocol {self.name}', self.OPTIONS, given)
+
+    def root(self, cfg: edict) -> str:
+        """Return the folder whose face_format.json, if there is one, says what the faces are."""
+        return cfg.root_path
+
+    def pictures(self, cfg: edict) -> list:
+        """Return the picture (src.data.pictures) of each name of `images`; FileNotFoundError counts missing ones."""
+        return find_images(cfg.root_path, self.images(cfg)[0])
+
+    def picture(self, cfg: edict, name: str) -> Optional[AnyPicture]:
+        """Return the picture of one name for the report, None if it is missing."""
+        return find_image(cfg.root_path, name)
+
+    def key(self, name: str) -> str:
+        """Return what tells this image from those of all protocols; here a name without folder and extension.
+
+        Protocols that list the same images share their keys, and so their rows of features.
+        """
+        return image_id(name)
+
+    def check_faces(self, cfg: edict, pictures: Sequence, face: FaceFormat) -> None:
+        """Raise ValueError if the pictures are aligned in another way than `face` needs; assume_format overrides."""
+        check_alignment(self.root(cfg), pictures, face, cfg.assume_format)
 
     def score(self, cfg: edict, features_of: Callable) -> Scored:
         """Return the result. features_of: names -> (N, D) features in their order."""
@@ -57,23 +94,24 @@ def image_id(name: str) -> str:
     return os.path.splitext(os.path.basename(name))[0]
 
 
-def in_order(features: np.ndarray, listed: list) -> Callable:
-    """Return a function names -> their rows of features (N, D), which belong to the `listed` images.
+def in_order(features: np.ndarray, keys: Sequence, key_of: Callable = image_id) -> Callable:
+    """Return a function names -> their rows of features (N, D); row i belongs to the image of keys[i].
 
-    LFW and BLUFR list the same images in two orders; a name counts without folder and extension.
+    key_of: function name -> key, a protocol's `key`. LFW and BLUFR list the same images in two orders.
     """
     rows: dict = {}
 
-    def features_of(names: list) -> np.ndarray:
-        if names == listed:
+    def features_of(names: Sequence) -> np.ndarray:
+        wanted = [key_of(name) for name in names]
+        if wanted == list(keys):
             return features
         if not rows:
-            rows.update((image_id(name), row) for row, name in enumerate(listed))
-        missing = [name for name in names if image_id(name) not in rows]
+            rows.update((key, row) for row, key in enumerate(keys))
+        missing = [name for name, key in zip(names, wanted) if key not in rows]
         if missing:
             raise ValueError(f"{len(missing)} images of the other protocol are not in the list, such as {missing[0]}; "
                              "--report needs both")
-        return features[[rows[image_id(name)] for name in names]]
+        return features[[rows[key] for key in wanted]]
     return features_of
 
 

@@ -18,8 +18,8 @@ _STYLE = {
 }
 
 
-def svg_figure(draw: Callable, ylabel: str, xlabel: str, **axis: Any) -> str:
-    """Return an SVG that `draw(axes)` fills, coloured and scaled by the page."""
+def svg_figure(draw: Callable, ylabel: str, xlabel: str, *, of: str = '', **axis: Any) -> str:
+    """Return an SVG that `draw(axes)` fills, coloured and scaled by the page. of: tells it from others of its axes."""
     import matplotlib
     from matplotlib.figure import Figure
     with matplotlib.rc_context(_STYLE):
@@ -31,7 +31,7 @@ def svg_figure(draw: Callable, ylabel: str, xlabel: str, **axis: Any) -> str:
         figure.savefig(out, format='svg', metadata={'Date': None, 'Creator': None, 'Format': None, 'Type': None})
     svg = out.getvalue()
     svg = re.sub(r' width="[\d.]+pt" height="[\d.]+pt"', '', svg[svg.index('<svg'):], count=1)
-    prefix = re.sub(r'\W+', '', ylabel + xlabel)                 # ids are the page's: no two figures share one
+    prefix = re.sub(r'\W+', '', ylabel + xlabel + of)                 # ids are the page's: no two figures share one
     svg = re.sub(r'(\bid="|url\(#|href="#)', rf'\g<1>{prefix}-', svg)
     return svg.replace(_INK, 'currentColor')
 
@@ -47,17 +47,17 @@ def _lines(runs, draw, legend=None):
     return fill
 
 
-def roc_figure(runs: dict) -> str:
-    """Return the ROC of LFW's pairs, false accept rate on a log axis, as SVG."""
+def roc_figure(runs: dict, of: str = '') -> str:
+    """Return the ROC of pairs, false accept rate on a log axis, as SVG. of: the protocol's name."""
     def draw(axes, result, label, colour):
         far, tpr, _ = metrics.roc(result['genuine'], result['impostor'])
         axes.plot(far, 100 * tpr, label=label, color=colour, drawstyle='steps-post')
     num = max(len(scored.result['impostor']) for scored in runs.values())
     return svg_figure(_lines(runs, draw), 'true positive rate, %', 'false accept rate', xscale='log',
-                      xlim=(0.9 / num, 1), ylim=(0, 101))
+                      xlim=(0.9 / num, 1), ylim=(0, 101), of=of)
 
 
-def score_figure(runs: dict) -> str:
+def score_figure(runs: dict, of: str = '') -> str:
     """Return histograms of genuine and impostor scores as SVG; the impostors' are outlines."""
     def draw(axes, result, label, colour):
         both = np.concatenate([result['genuine'], result['impostor']])
@@ -67,7 +67,7 @@ def score_figure(runs: dict) -> str:
         axes.hist(result['impostor'], bins, color=colour, histtype='step', lw=1.4, label=f'{many}two people')
 
     below = _lines(runs, draw, lambda axes: axes.figure.legend(loc='outside lower center', ncols=2))
-    return svg_figure(below, 'pairs', 'cosine similarity')
+    return svg_figure(below, 'pairs', 'cosine similarity', of=of)
 
 
 def _band(axes, x, shares, label, colour):

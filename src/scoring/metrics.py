@@ -12,6 +12,7 @@ import numpy as np
 from numba import get_num_threads, njit, prange
 
 LFW_FARS = (0.01, 0.001, 0.0)
+SMALL_FARS = (1e-4, 1e-5, 1e-6)                # also measured on sets with enough impostor pairs
 NUM_FOLDS = 10
 VR_FARS = np.array([0.0] + [m * 10.0 ** e for e in range(-8, 0) for m in range(1, 10)] + [1.0])
 DIR_FARS = np.array([0.0] + [m * 10.0 ** e for e in range(-4, 0) for m in range(1, 10)] + [1.0])
@@ -70,19 +71,30 @@ def tpr_at_far(genuine: np.ndarray, impostor: np.ndarray, far: float) -> tuple:
     return len(accepted) / len(genuine), float(above.min()) if len(above) else float(np.nextafter(refused, np.inf))
 
 
-def accuracy_10fold(genuine: np.ndarray, impostor: np.ndarray) -> tuple:
-    """Return (mean, standard error) of LFW's 10-fold accuracy; pairs in file order, folds of equal size."""
-    folds = np.arange(NUM_FOLDS).repeat(len(genuine) // NUM_FOLDS)
-    if len(genuine) != len(impostor) or len(folds) != len(genuine):
+def accuracy_10fold(genuine: np.ndarray, impostor: np.ndarray, folds: Optional[np.ndarray] = None) -> tuple:
+    """Return (mean, standard error) of LFW's 10-fold accuracy.
+
+    folds: (P,) of all pairs, genuine ones first, or None for the tenth of its kind, in file order, that each pair lies
+    in. (nan, nan) for fewer than ten pairs of a kind.
+    """
+    if min(len(genuine), len(impostor)) < NUM_FOLDS:
         return math.nan, math.nan
-    return _fold_statistics([_fold_accuracy(genuine, impostor, folds, k) for k in range(NUM_FOLDS)])
+    if folds is None:
+        folds = np.concatenate([np.arange(len(kind)) * NUM_FOLDS // len(kind) for kind in (genuine, impostor)])
+    return _fold_statistics([_fold_accuracy(genuine, impostor, folds == k) for k in np.unique(folds)])
 
 
-def _fold_accuracy(genuine, impostor, folds, fold):
-    far, tpr, threshold = roc(genuine[folds != fold], impostor[folds != fold])
-    best = threshold[np.argmax(tpr - far)]                     # as many genuine as impostor pairs: the best accuracy
-    held_out = folds == fold
-    return (np.mean(genuine[held_out] >= best) + np.mean(impostor[held_out] < best)) / 2
+def _fold_accuracy(genuine, impostor, held_out):
+    """Return the accuracy on the pairs `held_out` (P,) at the threshold that is best on all others."""
+    ours, theirs = held_out[:len(genuine)], held_out[len(genuine):]
+    others = genuine[~ours], impostor[~theirs]
+    if not len(others[0]) or not len(others[1]):
+        return math.nan
+    far, tpr, threshold = roc(*others)
+    if len(others[0]) != len(others[1]):
+        tpr, far = tpr * len(others[0]), far * len(others[1])              # pairs count, not kinds
+    best = threshold[np.argmax(tpr - far)]
+    return (np.sum(genuine[ours] >= best) + np.sum(impostor[theirs] < best)) / held_out.sum()
 
 
 def _fold_statistics(accuracies):
@@ -96,13 +108,25 @@ def pair_scores(features: np.ndarray, pairs: np.ndarray) -> np.ndarray:
 
 def lfw(features: np.ndarray, genuine_pairs: np.ndarray, impostor_pairs: np.ndarray,
         names: Optional[Sequence] = None) -> dict:
-    """Score LFW's pairs. features: (N, D), pairs: (P, 2) rows. Returns a dict of shares and the scores themselves."""
+    """Score LFW's pairs. features: (N, D), pairs: (P, 2) rows. Returns `pair_statistics` of their cosines."""
     unit = unit_rows(features, names)
-    genuine, impostor = pair_scores(unit, genuine_pairs), pair_scores(unit, impostor_pairs)
+    return pair_statistics(pair_scores(unit, genuine_pairs), pair_scores(unit, impostor_pairs))
+
+
+def pair_statistics(genuine: np.ndarray, impostor: np.ndarray, *, folds: Optional[np.ndarray] = None) -> dict:
+    """Return a dict of shares, and the scores themselves, of genuine (P,) and impostor (N,) pairs.
+
+    'eer100', 'auc', 'tpr_at_far' {FAR: (TPR, threshold)}: LFW_FARS, and between them those of SMALL_FARS that the
+    impostor pairs resolve; 'accuracy_10fold' (mean, standard error), folds as there. nan where a kind is missing.
+    """
+    fars = [*LFW_FARS[:-1], *(far for far in SMALL_FARS if far * len(impostor) >= 1 - 1e-9), LFW_FARS[-1]]
+    if not len(genuine) or not len(impostor):
+        return {'eer100': math.nan, 'auc': math.nan, 'tpr_at_far': dict.fromkeys(fars, (math.nan, math.nan)),
+                'accuracy_10fold': (math.nan, math.nan), 'genuine': genuine, 'impostor': impostor}
     far, tpr, _ = roc(genuine, impostor)
     return {'eer100': 1 - equal_error_rate(far, tpr), 'auc': float(np.trapezoid(tpr, far)) if hasattr(np, 'trapezoid')
-            else float(np.trapz(tpr, far)), 'tpr_at_far': {x: tpr_at_far(genuine, impostor, x) for x in LFW_FARS},
-            'accuracy_10fold': accuracy_10fold(genuine, impostor), 'genuine': genuine, 'impostor': impostor}
+            else float(np.trapz(tpr, far)), 'tpr_at_far': {x: tpr_at_far(genuine, impostor, x) for x in fars},
+            'accuracy_10fold': accuracy_10fold(genuine, impostor, folds), 'genuine': genuine, 'impostor': impostor}
 
 
 def blufr(features: np.ndarray, protocol: Any, names: Optional[Sequence] = None, progress: Callable = iter) -> dict:

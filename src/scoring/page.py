@@ -5,6 +5,7 @@ Plots are SVG in the page, pictures data: URLs; `report.html.jinja` is the templ
 import base64
 import os
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import Any, Optional
 
@@ -14,6 +15,7 @@ from jinja2 import Environment, FileSystemLoader, Template
 from src.data.face_format import FACE_FORMATS
 from src.data.images import ALIGNMENT_OF_SIDE, encode, find_image, read_face, training_face_for_test
 from src.data.lists import write_text
+from src.data.pictures import AnyPicture
 from src.scoring import report
 from src.scoring.curves import COLOURS, tail_figure
 
@@ -48,10 +50,12 @@ def _point_rows(scored: report.Scored) -> list:
     return [(scored.protocol.title, *row) for row in report.point_rows(scored.points)]
 
 
-def _worst_of(runs: dict, image_root: str) -> dict:
-    """Return {label: `worst_pairs`} of every run that was scored on pairs."""
-    return {label: worst_pairs(scored.result, image_root) for label, run in runs.items() for scored in run.values()
-            if 'pairs' in scored.result}
+def _worst_of(runs: dict, image_root: str) -> list:
+    """Return [(run and set of pairs, `worst_pairs`)] of every run and every protocol that was scored on pairs."""
+    found = [(label, scored.protocol.title, worst_pairs(scored.result, image_root)) for label, run in runs.items()
+             for scored in run.values() if 'pairs' in scored.result]
+    several = len({title for _, title, _ in found}) > 1
+    return [(', '.join([title] * several + [label] * (len(runs) > 1)), pairs) for label, title, pairs in found]
 
 
 def summary_rows(runs: dict) -> list:
@@ -67,8 +71,10 @@ def summary_rows(runs: dict) -> list:
 def worst_pairs(result: dict, image_root: str) -> dict:
     """Return {'accepts': impostor pairs of the highest scores, 'rejects': genuine pairs of the lowest}.
 
-    A pair is a dict: score, names, pictures (data: URLs, None for a missing file).
+    A pair is a dict: score, names, pictures (data: URLs, None for a missing file). result: a 'picture_of' in it finds
+    the picture of a name, else it is looked for under image_root.
     """
+    picture_of = result.get('picture_of') or partial(find_image, image_root)
     num_genuine = len(result['genuine'])
     rejects = np.argsort(result['genuine'], kind='stable')[:NUM_WORST]
     accepts = np.argsort(-result['impostor'], kind='stable')[:NUM_WORST] + num_genuine
@@ -77,13 +83,12 @@ def worst_pairs(result: dict, image_root: str) -> dict:
     def pair(i: int) -> dict:
         names = [result['names'][row] for row in result['pairs'][i]]
         return {'score': f'{scores[i]:.4f}', 'names': [os.path.splitext(os.path.basename(n))[0] for n in names],
-                'pictures': [_picture(image_root, name) for name in names]}
+                'pictures': [_picture(picture_of(name)) for name in names]}
     return {'accepts': [pair(i) for i in accepts], 'rejects': [pair(i) for i in rejects]}
 
 
-def _picture(root: str, name: str) -> Optional[str]:
-    """Return a listed picture as a data: URL, None if it is missing."""
-    path = find_image(root, name)
+def _picture(path: Optional[AnyPicture]) -> Optional[str]:
+    """Return a picture as a data: URL, None if it is missing."""
     if path is None:
         return None
     try:
@@ -105,13 +110,13 @@ def write_audit(file: str, audit: Any) -> None:
 
     def people(labels):
         return [(int(label), int(counts[label]), [
-            (audit.names[row], _picture(audit.root, audit.names[row]))
+            (audit.names[row], _picture(find_image(audit.root, audit.names[row])))
             for row in np.flatnonzero(audit.labels == label)[:_SHEET]]) for label in labels]
     kinds = {}
     for kind, row, other, score in audit.findings:
         kinds.setdefault(kind, []).append((row, other, score))
     suspicious = {kind: [{'score': score, 'names': [audit.names[row], other], 'pictures': [
-        _picture(audit.root, audit.names[row]), other and _picture(audit.root, other)]}
+        _picture(find_image(audit.root, name)) if name else None for name in (audit.names[row], other)]}
         for row, other, score in rows[:NUM_WORST]] for kind, rows in sorted(kinds.items())}
     sizes = Counter(f'{w}x{h}' for w, h in audit.looked.sizes.tolist() if w).most_common(8)
     write_text(file, _template('audit.html.jinja').render(

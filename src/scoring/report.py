@@ -49,7 +49,9 @@ def span(interval: Sequence) -> str:
 
 def table(scored: Scored) -> str:
     """Return a protocol's numbers, intervals and operating points as lines of at most 80 columns."""
-    return '\n'.join(scored.protocol.lines(scored.numbers) + _point_lines(scored.points))
+    norm = scored.numbers.get('norm')
+    norms = [f"Embedding norms: mean {norm['mean']:.4f}, std {norm['std']:.4f}"] if norm else []
+    return '\n'.join(scored.protocol.lines(scored.numbers) + norms + _point_lines(scored.points))
 
 
 def point_rows(points: list) -> list:
@@ -74,8 +76,8 @@ def comparison_table(scored: Scored, other: Any, label: str) -> str:
                      f"{'-' if difference is None else f'{difference:+.4f}':>11}{span(interval)}"
                      f"{'-' if math.isnan(p) else f'{p:.3f}':>8}")
     chance = [row[0] for row in rows if None in row[4] or row[4][0] <= 0 <= row[4][1]]
-    test = 'bootstrap over people' if scored.protocol.name == 'lfw' else "t-test over trials"
-    verdict = f'Paired {test}. Could be chance: {"; ".join(chance) or "none of these differences"}.'
+    verdict = (f'Paired {scored.protocol.paired_test}. Could be chance: '
+               f'{"; ".join(chance) or "none of these differences"}.')
     return '\n'.join(lines + textwrap.wrap(verdict, 80))
 
 

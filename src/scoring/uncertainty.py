@@ -15,20 +15,30 @@ from src.scoring.metrics import LFW_FARS, NUM_FOLDS
 
 LEVEL = 0.95
 NUM_RESAMPLES = 1000
-LFW_STATISTICS = ('eer100', 'auc', 'accuracy_10fold', *(f'tpr@{far:g}' for far in LFW_FARS))
+MAX_DRAWS = 50_000_000                   # people x resamples: more people, fewer resamples, 100 at least
+
+
+def pair_statistics(fars: Sequence = LFW_FARS) -> tuple:
+    """Return the names of the statistics of pairs, in the order of `lfw_statistics`' columns."""
+    return ('eer100', 'auc', 'accuracy_10fold', *(f'tpr@{far:g}' for far in fars))
+
+
+LFW_STATISTICS = pair_statistics()
 
 
 def person_draws(people: np.ndarray, num_resamples: int = NUM_RESAMPLES, seed: int = 0) -> tuple:
     """Return how often each person of `people` (P, 2) was drawn: counts (num_resamples, K), and pairs as 0..K-1."""
     persons, pairs = np.unique(people, return_inverse=True)
+    num_resamples = min(num_resamples, max(100, MAX_DRAWS // max(len(persons), 1)))
     pairs = pairs.reshape(-1, 2)
     drawn = np.random.default_rng(seed).integers(len(persons), size=(num_resamples, len(persons)))
     drawn += len(persons) * np.arange(num_resamples)[:, None]
     return np.bincount(drawn.ravel(), minlength=drawn.size).reshape(drawn.shape), pairs
 
 
-def lfw_statistics(genuine: np.ndarray, impostor: np.ndarray, people: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Return LFW_STATISTICS (B, 6) of every resample of people.
+def lfw_statistics(genuine: np.ndarray, impostor: np.ndarray, people: np.ndarray, counts: np.ndarray,
+                   fars: Sequence = LFW_FARS) -> np.ndarray:
+    """Return pair_statistics(fars) (B, 3 + F) of every resample of people.
 
     genuine, impostor: scores (P,), (N,) in file order; people: (P + N, 2) as 0..K-1, genuine pairs first; counts:
     (B, K). Where a resample cannot measure a statistic it is nan.
@@ -41,18 +51,18 @@ def lfw_statistics(genuine: np.ndarray, impostor: np.ndarray, people: np.ndarray
     folds = place * NUM_FOLDS // max(len(genuine), 1)
     if len(genuine) != len(impostor) or len(genuine) % NUM_FOLDS:
         folds = np.full(len(scores), -1)
-    return _statistics(order < len(genuine), last, folds[order], people[order], counts, np.array(LFW_FARS))
+    return _statistics(order < len(genuine), last, folds[order], people[order], counts, np.array(fars))
 
 
 def lfw_intervals(genuine: np.ndarray, impostor: np.ndarray, people: np.ndarray,
-                  num_resamples: int = NUM_RESAMPLES) -> dict:
+                  num_resamples: int = NUM_RESAMPLES, *, fars: Sequence = LFW_FARS) -> dict:
     """Return {statistic: (low, high)} of LFW. people: labels (P + N, 2) of all pairs, genuine ones first."""
     counts, pairs = person_draws(people, num_resamples)
-    return dict(zip(LFW_STATISTICS, _percentiles(lfw_statistics(genuine, impostor, pairs, counts))))
+    return dict(zip(pair_statistics(fars), _percentiles(lfw_statistics(genuine, impostor, pairs, counts, fars))))
 
 
-def lfw_comparison(scores: tuple, other_scores: tuple, people: np.ndarray,
-                   num_resamples: int = NUM_RESAMPLES) -> dict:
+def lfw_comparison(scores: tuple, other_scores: tuple, people: np.ndarray, num_resamples: int = NUM_RESAMPLES, *,
+                   fars: Sequence = LFW_FARS) -> dict:
     """Compare two models on the same pairs and the same resamples of people (a paired test).
 
     scores, other_scores: (genuine, impostor). Returns {statistic: (this, other, difference, (low, high), p)}; p is the
@@ -60,11 +70,11 @@ def lfw_comparison(scores: tuple, other_scores: tuple, people: np.ndarray,
     """
     counts, pairs = person_draws(people, num_resamples)
     whole = np.ones((1, counts.shape[1]), np.int64)
-    this, other = ([lfw_statistics(*s, pairs, c) for c in (whole, counts)] for s in (scores, other_scores))
+    this, other = ([lfw_statistics(*s, pairs, c, fars) for c in (whole, counts)] for s in (scores, other_scores))
     differences = this[1] - other[1]
     intervals = _percentiles(differences)
     rows = {}
-    for i, name in enumerate(LFW_STATISTICS):
+    for i, name in enumerate(pair_statistics(fars)):
         measured = differences[np.isfinite(differences[:, i]), i]
         below, above = (measured <= 0).sum(), (measured >= 0).sum()
         p = min(1.0, 2 * (1 + min(below, above)) / (1 + len(measured)))

@@ -17,7 +17,8 @@ from src.data.face_format import face_format
 from src.data.images import face_for_test, find_images, read_face
 from src.embedding import Network, embed, embed_cached, network_of
 from src.initializers import Init
-from src.protocols.lfw import pair_numbers, scored_pairs
+from src.protocols.lfw import LFW
+from src.protocols.pairs import pair_numbers, scored_pairs
 from src.scoring import metrics, report
 from src.training import checkpoint
 
@@ -71,8 +72,8 @@ def evaluated(synthetic, trained, tmp_path_factory):
 
 def test_lfw_script(evaluated, synthetic, names):
     text, numbers, file = evaluated['lfw']
-    assert set(numbers) == {'protocol', 'num_pairs', 'eer100', 'auc', 'tpr_at_far', 'accuracy_10fold', 'interval95',
-                            'scores'}
+    assert set(numbers) == {'protocol', 'num_pairs', 'eer100', 'auc', 'tpr_at_far', 'accuracy_10fold',
+                            'accuracy_insightface', 'interval95', 'norm', 'scores'}
     assert numbers['num_pairs'] == 6000 and set(numbers['tpr_at_far']) == {'0.01', '0.001', '0'}
     assert max(map(len, text[text.index('LFW, 6000 pairs'):].splitlines())) <= 80
     for name in ('100%eer', 'tpr@far=1%', 'tpr@far=0.1%', 'tpr@far=0%'):                 # what old scripts look for
@@ -89,7 +90,7 @@ def test_lfw_script(evaluated, synthetic, names):
 
 def test_blufr_script(evaluated):
     text, numbers, _ = evaluated['blufr']
-    assert set(numbers) == {'protocol', 'vr', 'dir', 'trials'} and len(numbers['trials']) == 10
+    assert set(numbers) == {'protocol', 'vr', 'dir', 'norm', 'trials'} and len(numbers['trials']) == 10
     assert set(numbers['vr']) == {'far', 'mean', 'mean_minus_std', 'interval95'}
     assert set(numbers['dir']) == {*numbers['vr'], 'rank'}
     shares = [trial['vr'] for trial in numbers['trials']]
@@ -299,7 +300,7 @@ def test_what_pairs_cannot_resolve_is_a_dash(tmp_path):
     rng = np.random.default_rng(0)
     pairs = np.arange(200).reshape(100, 2)
     result = metrics.lfw(rng.standard_normal((400, 8)), pairs, pairs + 200)
-    scored = scored_pairs({**result, 'people': np.concatenate([pairs[:, [0, 0]], pairs + 200])})
+    scored = scored_pairs({**result, 'people': np.concatenate([pairs[:, [0, 0]], pairs + 200])}, LFW)
     numbers = scored.numbers
     assert numbers['tpr_at_far']['0.001'] is None and numbers['tpr_at_far']['0.01'] is not None
     assert [line.split()[1:] for line in report.table(scored).splitlines() if 'far=0.1%' in line] == [['-', '-']]

@@ -51,7 +51,8 @@ def test_runs_are_laid_over_each_other(reports):
 
 
 def test_names_in_a_page_are_text(synthetic, tmp_path):
-    from src.protocols.lfw import scored_pairs
+    from src.protocols.lfw import LFW
+    from src.protocols.pairs import scored_pairs
     from src.scoring.page import write_page
     rng = np.random.default_rng(0)
     pairs = np.arange(200).reshape(100, 2)
@@ -59,7 +60,7 @@ def test_names_in_a_page_are_text(synthetic, tmp_path):
               'pairs': np.concatenate([pairs, pairs]), 'people': np.concatenate([pairs[:, [0, 0]], pairs])}
     from src.scoring import metrics
     result = {**metrics.lfw(rng.standard_normal((200, 8)), pairs, pairs), **result}
-    write_page(str(tmp_path / 'report.html'), {'<b>run</b>': {'lfw': scored_pairs(result)}}, str(synthetic))
+    write_page(str(tmp_path / 'report.html'), {'<b>run</b>': {'lfw': scored_pairs(result, LFW)}}, str(synthetic))
     text = (tmp_path / 'report.html').read_text()
     assert '<script' not in text and '<b>run' not in text and '&lt;b&gt;run' in text
 

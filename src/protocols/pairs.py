@@ -1,0 +1,153 @@
+"""What every protocol of pairs shares: 100% - EER, TPR at FAR, AUC, 10-fold accuracy by two rules, intervals, curves.
+
+Numbers are those of VLFeat's `vl_roc`; intervals come from a bootstrap over people. The 10-fold accuracy follows LFW's
+rules (every score may be the threshold) and, beside it where it differs, insightface's verification.py (thresholds on a
+grid of 0.01 over the squared distance).
+"""
+import math
+import textwrap
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any, Optional
+
+import numpy as np
+from easydict import EasyDict as edict
+
+from src.protocols.protocol import Protocol
+from src.scoring import curves, metrics, uncertainty, verification
+from src.scoring.report import Scored, all_numbers, operating_point, percent, percents, show, span
+
+NOISE = 0.2                      # percentage points
+_INSIGHTFACE = 'insightface accuracy'
+
+
+class PairProtocol(Protocol):
+    """Pairs of faces, some of one person, the others of two."""
+
+    def measure(self, cfg: edict, features_of: Callable) -> dict:
+        """Return `measure_pairs`' result with 'people' (P, 2), genuine pairs first."""
+        raise NotImplementedError
+
+    def score(self, cfg: edict, features_of: Callable) -> Scored:
+        """Return the `Scored` of the pairs."""
+        result = self.measure(cfg, features_of)
+        return scored_pairs({**result, 'picture_of': partial(self.picture, cfg)}, self)
+
+    def lines(self, numbers: dict) -> list:
+        title = f"{self.title}, {numbers['num_pairs']} pairs"
+        lines = [f"{title:<28}{'percent':>9}{'95 % interval':>20}"] if len(title) < 28 else \
+            [title[-80:], f"{'percent':>37}{'95 % interval':>20}"]
+        lines += [f"  {name + ':':<26}{show(value)}  {span(interval)}  {note}".rstrip()
+                  for name, value, interval, note in _rows(numbers)]
+        return lines + textwrap.wrap(self.note(numbers), 80)
+
+    def summary(self, numbers: dict) -> Iterator:
+        return ((f'{self.title} {name}', value, interval) for name, value, interval, _ in _rows(numbers))
+
+    def note(self, numbers: dict) -> str:
+        """Return one sentence about which differences to another model mean nothing."""
+        low, high = numbers['interval95']['eer100']
+        if low is None:
+            return 'Too few pairs for an interval.'
+        half = (high - low) / 2
+        noise = f'; a published difference of {NOISE:g} points is noise' if half > NOISE else ''
+        return f'A 100%eer that differs by less than {half:.2f} points can be chance{noise}.'
+
+    def figures(self, runs: dict) -> list:
+        both = {label: scored for label, scored in runs.items()
+                if len(scored.result['genuine']) and len(scored.result['impostor'])}
+        roc = [(f'ROC, {self.title} pairs', curves.roc_figure(both, self.name))] if both else []
+        return [*roc, (f'Scores, {self.title} pairs', curves.score_figure(runs, self.name))]
+
+    def comparison(self, scored: Scored, other: Any) -> list:
+        scores = other.result if isinstance(other, Scored) else {k: np.array(v) for k, v in other['scores'].items()}
+        result = scored.result
+        fars = tuple(result['tpr_at_far'])
+        rows = uncertainty.lfw_comparison((result['genuine'], result['impostor']),
+                                          (scores['genuine'], scores['impostor']), result['people'], fars=fars)
+        return [(name, *map(percent, rows[key][:3]), percents(rows[key][3]), rows[key][4])
+                for key, name in statistic_names(fars).items()]
+
+    def comparable(self, numbers: dict, wanted: dict) -> tuple:
+        scores = numbers.get('scores')
+        fits = isinstance(scores, dict) and all(all_numbers(scores.get(key), len(wanted['scores'][key]))
+                                                for key in ('genuine', 'impostor'))
+        return fits, f"the scores of {wanted['num_pairs']} pairs"
+
+
+def statistic_names(fars: Sequence) -> dict:
+    """Return {statistic of src.scoring.uncertainty: its name in tables}."""
+    return {'eer100': '100%eer', 'auc': 'auc', 'accuracy_10fold': '10-fold accuracy',
+            **{f'tpr@{far:g}': far_name(far) for far in fars}}
+
+
+def far_name(far: float) -> str:
+    """Return the name of a TPR in tables, which scripts look for in logs: 'tpr@far=0.1%'."""
+    return f'tpr@far={100 * far:g}%'
+
+
+def measure_pairs(features: np.ndarray, rows: np.ndarray, same: np.ndarray, *, folds: Optional[np.ndarray] = None,
+                  grid_folds: Optional[np.ndarray] = None, names: Optional[Sequence] = None) -> dict:
+    """Return the shares and scores of pairs, genuine pairs first.
+
+    features: (N, D). rows: (P, 2) int. same: (P,) bool. folds: (P,) of LFW's rule, None for the tenth of its kind that
+    each pair lies in. grid_folds: (P,) of insightface's, None for ten runs of the order of `rows`. The dict: what
+    `metrics.pair_statistics` gives, 'grid_accuracy' (mean, standard deviation), 'pairs' (P, 2), 'names'. Raises
+    ValueError for a zero or non-finite feature.
+    """
+    unit = metrics.unit_rows(features, names)
+    order = np.argsort(~same, kind='stable')
+    scores = metrics.pair_scores(unit, rows[order])
+    num_genuine = int(same.sum())
+    result = metrics.pair_statistics(scores[:num_genuine], scores[num_genuine:],
+                                     folds=None if folds is None else folds[order])
+    distances = verification.squared_distances(unit, rows)
+    grid = (math.nan, math.nan)
+    if len(rows) >= metrics.NUM_FOLDS:
+        grid = verification.grid_accuracy(distances, same, grid_folds)[:2]
+    return {**result, 'grid_accuracy': grid, 'pairs': rows[order], 'names': names}
+
+
+def scored_pairs(result: dict, protocol: Protocol) -> Scored:
+    """Return the `Scored` of a result of `measure_pairs` that has 'people' (P, 2)."""
+    fars = tuple(result['tpr_at_far'])
+    intervals = uncertainty.lfw_intervals(result['genuine'], result['impostor'], result['people'], fars=fars)
+    points = [operating_point(protocol.name, far, threshold, tpr, intervals[f'tpr@{far:g}'], len(result['impostor']))
+              for far, (tpr, threshold) in result['tpr_at_far'].items() if not math.isnan(tpr)]
+    numbers = pair_numbers(result, protocol.name)
+    numbers['interval95'] = {
+        **{key: percents(intervals[key]) for key in ('eer100', 'auc', 'accuracy_10fold')},
+        'tpr_at_far': {f'{far:g}': percents(intervals[f'tpr@{far:g}']) for far in fars}}
+    numbers['scores'] = {key: result[key].tolist() for key in ('genuine', 'impostor')}
+    return Scored(protocol, result, numbers, points)
+
+
+def pair_numbers(result: dict, name: str = 'lfw') -> dict:
+    """Return the numbers of pairs in percent, as written by --json; null for one that the pairs cannot measure."""
+    mean, stderr = result['accuracy_10fold']
+    numbers = {'protocol': name, 'num_pairs': len(result['genuine']) + len(result['impostor']),
+               'eer100': percent(result['eer100']), 'auc': percent(result['auc']),
+               'tpr_at_far': {f'{far:g}': percent(tpr) for far, (tpr, _) in result['tpr_at_far'].items()},
+               'accuracy_10fold': {'mean': percent(mean), 'stderr': percent(stderr)}}
+    if 'grid_accuracy' in result:
+        mean, deviation = result['grid_accuracy']
+        numbers['accuracy_insightface'] = {'mean': percent(mean), 'std': percent(deviation)}
+    return numbers
+
+
+def _rows(numbers: dict) -> list:
+    """Return (name, value, interval, note) of the numbers; the names are those that scripts look for in logs.
+
+    insightface's accuracy has a row where it differs from that by LFW's rules.
+    """
+    accuracy, interval = numbers['accuracy_10fold'], numbers['interval95']
+    rows = [('100%eer', numbers['eer100'], interval['eer100'], '')]
+    for far, value in numbers['tpr_at_far'].items():
+        rows.append((far_name(float(far)), value, interval['tpr_at_far'][far], ''))
+    stderr = '' if accuracy['stderr'] is None else f"std. error {accuracy['stderr']:.4f}"
+    rows += [('auc', numbers['auc'], interval['auc'], ''),
+             ('10-fold accuracy', accuracy['mean'], interval['accuracy_10fold'], stderr)]
+    grid = numbers.get('accuracy_insightface')
+    if grid and grid['mean'] is not None and show(grid['mean']) != show(accuracy['mean']):
+        rows.append((_INSIGHTFACE, grid['mean'], (None, None), f"std {grid['std']:.4f}"))
+    return rows
