@@ -196,21 +196,35 @@ def _verification_thresholds(unit, binned, labels, rows, genuine_pairs, genuine)
     above = np.append(np.cumsum(counts[::-1])[::-1], 0)                      # (BINS + 1,) pairs in bin b or higher
     ks = accepted_count(VR_FARS, num_impostors)
     wanted = np.clip(ks, 1, num_impostors)
-    centre = _BINS - np.searchsorted(above[::-1], wanted)                    # the bin of the k-th largest
     near = np.zeros(_BINS, bool)
-    for b in centre:
+    for b in rank_bins(above, wanted):                                       # the bin of the k-th largest
         near[max(b - margin, 0):b + margin + 1] = True
     pairs = _collect(bins, rows, near, np.cumsum(by_thread[:, near].sum(1)))
     pairs = pairs[labels[pairs[:, 0]] != labels[pairs[:, 1]]]
-    found = bins[pairs[:, 0], pairs[:, 1]].astype(np.int64)
-    order = np.argsort(found, kind='stable')
-    found, exact = found[order], pair_scores(unit, pairs[order])
-    thresholds = np.empty(len(ks))
-    for i, (k, b) in enumerate(zip(wanted, centre)):
-        candidates = exact[np.searchsorted(found, b - margin):np.searchsorted(found, b + margin + 1)]
-        place = len(candidates) - (k - above[min(b + margin + 1, _BINS)])
-        thresholds[i] = np.partition(candidates, place)[place]
+    found = bins[pairs[:, 0], pairs[:, 1]]
+    thresholds = kth_largest(found, pair_scores(unit, pairs), above, wanted, margin)
     return _special_thresholds(thresholds, ks, VR_FARS, genuine), num_impostors
+
+
+def kth_largest(bins: np.ndarray, exact: np.ndarray, above: np.ndarray, ranks: np.ndarray, margin: int) -> np.ndarray:
+    """Return the ranks-th largest (1 = the largest) of many scores, of which only those near their bins are at hand.
+
+    bins: (M,) of inexact scores, at most `margin` bins off; exact: (M,) float64; all scores within `margin` bins of the
+    bin of a wanted rank are among them. above: (BINS + 1,) how many of all scores lie in bin b or higher.
+    """
+    order = np.argsort(bins, kind='stable')
+    found, exact = bins[order].astype(np.int64), exact[order]
+    thresholds = np.empty(len(ranks))
+    for i, (k, b) in enumerate(zip(ranks, rank_bins(above, ranks))):
+        candidates = exact[np.searchsorted(found, b - margin):np.searchsorted(found, b + margin + 1)]
+        place = len(candidates) - (k - above[min(b + margin + 1, len(above) - 1)])
+        thresholds[i] = np.partition(candidates, place)[place]
+    return thresholds
+
+
+def rank_bins(above: np.ndarray, ranks: np.ndarray) -> np.ndarray:
+    """Return the bin of the ranks-th largest score. above: (BINS + 1,) how many scores lie in bin b or higher."""
+    return len(above) - 1 - np.searchsorted(above[::-1], ranks)
 
 
 def _special_thresholds(thresholds, ks, fars, genuine):
