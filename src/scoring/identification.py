@@ -108,7 +108,7 @@ def compare(probes: Vectors, gallery: Vectors, probe_people: np.ndarray, gallery
     error = (probes.features.shape[1] + 3) * 2.0 ** -24      # of a float32 product of rows of length 1, rounded
     counts = np.zeros((get_num_threads(), _BINS), np.int64)
     larger, best = np.zeros(len(mates.scores), np.int64), np.full(len(probes.lengths), -np.inf)
-    for rows, scores, *pair in _blocks(probes, gallery, probe_people, gallery_people, memory_mb, progress):
+    for rows, _, scores, *pair in _blocks(probes, gallery, probe_people, gallery_people, memory_mb, progress):
         _count(scores, rows, *pair, mates.starts[rows:], mates.scores, error, larger, best[rows:], counts)
     _sum_within(larger, mates.starts)
     above = np.append(np.cumsum(counts.sum(0)[::-1])[::-1], 0)
@@ -132,14 +132,34 @@ def _scores_at(probes, gallery, probe_people, gallery_people, counts, above, ran
     _check_memory(12 * int(ends[-1]) / 2 ** 20, memory_mb, 'the pairs near the thresholds')
     places = ends - counts[:, near].sum(1)
     bins, exact = np.empty(ends[-1], np.int32), np.empty(ends[-1])
-    for rows, scores, *pair in _blocks(probes, gallery, probe_people, gallery_people, memory_mb, progress):
+    for rows, _, scores, *pair in _blocks(probes, gallery, probe_people, gallery_people, memory_mb, progress):
         _collect(scores, rows, *pair, near, bins, exact, places)
     return kth_largest(bins, exact, above, ranks, margin)
 
 
+def accepted_pairs(side: Vectors, people: np.ndarray, threshold: float, *, memory_mb: int = MEMORY_MB) -> np.ndarray:
+    """Return all pairs (M, 2) of rows of two people, the lower row first, whose cosine is at least `threshold`.
+
+    ValueError if they do not fit into memory_mb.
+    """
+    error = (side.features.shape[1] + 3) * 2.0 ** -24
+    found, num_pairs = [], 0
+    for first_row, first_column, scores, *_ in _blocks(side, side, people, people, memory_mb, iter):
+        rows, columns = np.nonzero(scores >= threshold - error)
+        near = scores[rows, columns] < threshold + error
+        rows, columns = rows + first_row, columns + first_column
+        kept = (rows < columns) & (people[rows] != people[columns])
+        unsure = np.flatnonzero(kept & near)                 # float32 cannot tell
+        kept[unsure] = exact_scores(side, side, rows[unsure], columns[unsure]) >= threshold
+        found.append(np.stack([rows[kept], columns[kept]], 1))
+        num_pairs += len(found[-1])
+        _check_memory(16 * num_pairs / 2 ** 20, memory_mb, 'the accepted pairs')
+    return np.concatenate(found)
+
+
 def _blocks(probes: Vectors, gallery: Vectors, probe_people: np.ndarray, gallery_people: np.ndarray, memory_mb: int,
             progress: Callable) -> Iterator:
-    """Yield (first probe, float32 scores (R, C), and of both sides the features, lengths and people of the block).
+    """Yield (first probe, first gallery row, float32 scores (R, C), features, lengths and people of both sides).
 
     Scores, and the features of a block as float64 and scaled float32, fit into half of memory_mb.
     """
@@ -156,7 +176,7 @@ def _blocks(probes: Vectors, gallery: Vectors, probe_people: np.ndarray, gallery
         left_unit = _unit32(*left[:2])                                               # (R, D)
         for first in progress(range(0, len(gallery.lengths), num_columns)):
             right = _part(gallery, gallery_people, slice(first, first + num_columns))
-            yield start, left_unit @ _unit32(*right[:2]).T, *left, *right            # (R, C)
+            yield start, first, left_unit @ _unit32(*right[:2]).T, *left, *right     # (R, C)
 
 
 def _part(side, people, rows):
