@@ -42,8 +42,13 @@ lightcnn_cfg = edict({
     'mhlr_most': 8,                  # how often at most,
     'mhlr_fastface': False,          # whether to start as the FastFace repository does
     'scale_lr': False,               # lr x global batch / the recipe's batch, with a warm-up (arXiv:1706.02677)
-    'clip_norm': 0.0,                # largest length of the whole gradient; 0: not clipped
-    'momentum': 0.9,
+    'clip_norm': 0.0,                # largest length of the gradient; 0: not clipped
+    'clip_part': 'all',              # the whole gradient, or the 'backbone' alone, as arcface_torch
+    'optimizer': 'sgd',              # 'nesterov', 'adamw': see src/training/optimizers.py
+    'momentum': 0.9,                 # of 'sgd' and 'nesterov'
+    'adam_beta1': 0.9,               # of 'adamw'
+    'adam_beta2': 0.999,
+    'adam_eps': 1e-8,
     'weight_decay': 1e-4,
     'decay_norm_and_bias': True,     # whether normalisation and biases of other backbones than LightCNN decay
     'bias_lr_mult': 2.0,             # biases of LightCNN
@@ -52,6 +57,12 @@ lightcnn_cfg = edict({
     'fc2_weight_decay': 1e-4,
     'fc2_bias_lr_mult': 20.0,        # and its bias
     'fc2_bias_weight_decay': 0.0,
+    'backbone_lr_mult': 1.0,         # further multiples of learning rate and weight decay: of the backbone,
+    'backbone_wd_mult': 1.0,
+    'last_lr_mult': 1.0,             # of its last linear layer and what follows it, on top of the backbone's,
+    'last_wd_mult': 1.0,
+    'head_lr_mult': 1.0,             # and of the head
+    'head_wd_mult': 1.0,
     'seed': 1,
     # pictures: resized to resize_size, a random crop of image_size is trained on
     'face_format': 'lightcnn',       # of the network's input, a name of src/data/face_format.py
@@ -85,6 +96,8 @@ CHOICES = {
     'init': ('xavier', 'centred'),
     'lr_schedule': tuple(SCHEDULES),
     'warmup': tuple(WARMUPS),
+    'optimizer': ('sgd', 'nesterov', 'adamw'),
+    'clip_part': ('all', 'backbone'),
     'augment': tuple(AUGMENTS),
     'face_format': tuple(FACE_FORMATS),
     'assume_format': ('', *FACE_FORMATS),
@@ -98,6 +111,7 @@ RANGES = {
     'resize_size': (16, 1152), 'save_checkpoint_steps': (1, 10**9), 'keep_checkpoint_max': (1, 10**6),
     'log_steps': (1, 10**9), 'sink_size': (1, 10**6), 'num_workers': (1, 1024), 'lr_decay_epochs': (1, 10**6),
     'dropout': (0.0, 0.99), 'momentum': (0.0, 0.999999), 'lr_decay': (0.0, 1.0), 'max_bad_images': (0.0, 1.0),
+    'adam_beta1': (0.0, 0.999999), 'adam_beta2': (0.0, 0.999999), 'adam_eps': (1e-30, 1.0),
     'mhlr_alpha': (0.0, 1.0), 'mhlr_beta': (1e-9, 1.0), 'mhlr_tau': (0.0, 1.0), 'mhlr_factor': (1.0, 1e6),
     'cosface_scale': (1.0, 1000.0), 'seed': (0, 2**31 - 1),
 }

@@ -23,6 +23,7 @@ from src.lr_generator import SCHEDULES, WARMUPS
 from src.protocols import PROTOCOLS
 from src.training import checkpoint
 from src.training.hccl import rank_table
+from src.training.optimizers import OPTIMIZERS
 
 # in reading order
 DOCS = ['README', *(f'docs/{name}' for name in ('data', 'train', 'evaluate', 'deploy', 'zoo', 'results', 'extend'))]
@@ -81,7 +82,7 @@ def test_everything_there_is_has_a_name_in_the_documents():
     for language in ('', '_CN'):
         for document, tables in (('docs/zoo', (HEADS, BACKBONES)), ('docs/evaluate', (PROTOCOLS,)),
                                  ('docs/data', (FACE_FORMATS,)),
-                                 ('docs/train', (RECIPES, SCHEDULES, WARMUPS, AUGMENTS))):
+                                 ('docs/train', (RECIPES, SCHEDULES, WARMUPS, AUGMENTS, OPTIMIZERS))):
             text = text_of(document, language)
             assert [name for table in tables for name in table if f'`{name}`' not in text] == [], document
         everything = ''.join(text_of(document, language) for document in DOCS)

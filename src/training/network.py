@@ -18,6 +18,7 @@ class TrainingNetwork(nn.Cell):
         super().__init__()
         self.backbone = backbone
         self.head = head
+        self.last_layers = last_layers(self.backbone)
         self.takes_noise = backbone.noise_size > 0
         self.needs_whole_batch = backbone.batch_statistics or head.batch_statistics
 
@@ -26,9 +27,19 @@ class TrainingNetwork(nn.Cell):
         return self.head(embedding, labels)
 
     def parameter_group(self, name: str, cfg: Any) -> tuple:
-        """Return (learning-rate multiple, weight decay) of the parameter `name`."""
-        part = self.head if name.startswith('head.') else self.backbone
-        return part.parameter_group(name.partition('.')[2], cfg)
+        """Return (learning-rate multiple, weight decay) of the parameter `name`: its part's, times the settings'."""
+        part, _, own = name.partition('.')
+        lr_mult, decay = getattr(self, part).parameter_group(own, cfg)
+        for kind in (part, *(['last'] if name in self.last_layers else [])):
+            lr_mult, decay = lr_mult * cfg[f'{kind}_lr_mult'], decay * cfg[f'{kind}_wd_mult']
+        return lr_mult, decay
+
+
+def last_layers(backbone: Backbone) -> tuple:
+    """Return the names of the weights that make the embedding: the last linear layer's and those after it."""
+    weights = list(backbone.trainable_params())
+    first = max((i for i, weight in enumerate(weights) if weight.ndim == 2), default=len(weights))
+    return tuple(weight.name for weight in weights[first:])
 
 
 def backbone_settings(cfg: Any) -> dict:

@@ -1,4 +1,4 @@
-"""One training step as a Cell: forward, backward, averaged gradients, SGD.
+"""One training step as a Cell: forward, backward, averaged gradients, an optimizer.
 
     step = build_step(cfg, device)
     loss, hits, updated = step.run(images, labels, noise, lr)                  # arrays
@@ -9,8 +9,7 @@ from typing import Any, Optional
 import mindspore as ms
 import numpy as np
 from easydict import EasyDict as edict
-from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
-from mindspore.common.initializer import initializer
+from mindspore import ParameterTuple, Tensor, nn, ops
 
 from src.backbone import Backbone
 from src.cpu.host_mean import host_mean
@@ -18,6 +17,7 @@ from src.data.face_format import face_format
 from src.device import Device
 from src.heads.head import Head
 from src.training.network import TrainingNetwork, training_network
+from src.training.optimizers import build_optimizer, zeros
 
 PART = 32                        # images that go through the network at once on the CPU
 BUCKET = 2 ** 21                 # gradients that cards sum in one call, 8 MB: large enough for full bandwidth
@@ -43,7 +43,7 @@ def bucket_reducer(weights: ParameterTuple, rank_size: int) -> nn.Cell:
 
 
 class TrainStep(nn.Cell):
-    """Forward, backward and SGD with momentum: (images, labels, noise, lr) -> (loss, top-1 hits, updated or not).
+    """Forward, backward and the optimizer's update: (images, labels, noise, lr) -> (loss, top-1 hits, updated or not).
 
     Gradients are averaged over `rank_size` processes: `on_cards` in buckets, else in shared memory where the launcher
     gave some. With a loss scaler, a step whose gradients are not finite on every rank changes no weight and lowers the
@@ -57,12 +57,9 @@ class TrainStep(nn.Cell):
         parts = parts or network
         self.parts = parts.backbone, parts.head
         self.weights = ParameterTuple(network.trainable_params())
-        self.moments = self.zeros('moments')
         self.state = [p for p in network.get_parameters() if not p.requires_grad]       # running means, scales, ...
         groups = [parts.parameter_group(w.name, cfg) for w in self.weights]
-        self.lr_mults, self.decays = [g[0] for g in groups], [g[1] for g in groups]
-        self.momentum = Tensor(cfg.momentum, ms.float32)
-        self.update = ops.ApplyMomentum()
+        self.optimizer = build_optimizer(cfg, self.weights, [g[0] for g in groups], [g[1] for g in groups])
         self.rank_size = rank_size
         self.sum = ops.AllReduce() if rank_size > 1 else None
         on_cards = on_cards and rank_size > 1
@@ -70,6 +67,7 @@ class TrainStep(nn.Cell):
         self.host_mean = None if on_cards else host_mean(rank, rank_size, [w.shape for w in self.weights])
         self.scaler = loss_scaler
         self.clip_norm, self.one = cfg.clip_norm, Tensor(1.0, ms.float32)
+        self.is_clipped = [cfg.clip_part == 'all' or w.name.startswith('backbone.') for w in self.weights]
         face = face_format(cfg.face_format)
         self.mean, self.scale = float(face.mean), float(face.scale)
         self.value_and_grad = ms.value_and_grad(self.forward, None, self.weights, has_aux=True)
@@ -85,6 +83,11 @@ class TrainStep(nn.Cell):
         return self.parts[1]
 
     @property
+    def moments(self) -> list:
+        """What the optimizer remembers."""
+        return self.optimizer.state
+
+    @property
     def common_state(self) -> list:
         """What must be equal on all ranks: the weights and what the head remembers, but not BatchNorm's statistics."""
         return [*self.weights, *(p for p in self.state if p.name.startswith('head.'))]
@@ -93,11 +96,6 @@ class TrainStep(nn.Cell):
     def own_statistics(self) -> list:
         """What each rank measures for itself: BatchNorm's running means and variances."""
         return [p for p in self.state if not p.name.startswith('head.')]
-
-    def zeros(self, prefix: str) -> ParameterTuple:
-        """Return a parameter of zeros for every weight; its memory is not touched before it is used."""
-        return ParameterTuple([Parameter(initializer('zeros', w.shape), name=f'{prefix}.{w.name}')
-                               for w in self.weights])
 
     def scaled(self, images: Tensor) -> Tensor:
         """Return images as the network takes them: uint8 pixels are scaled as `FaceFormat.to_input` does."""
@@ -170,22 +168,22 @@ class TrainStep(nn.Cell):
             start = start + grad.size
         return mean
 
-    def clip_factor(self, grads: tuple) -> Tensor:
-        if self.clip_norm == 0:
-            return 1.0
-        power = 0.0
-        for grad in grads:
-            power = power + (grad * grad).reshape(grad.shape[0], -1).sum(1).sum()      # 3 times faster than one sum
-        return ops.minimum(self.clip_norm / ops.sqrt(power), self.one)
+    def clip_factors(self, grads: tuple) -> tuple:
+        """Return what each gradient is multiplied with, so that those of cfg.clip_part are clip_norm long at most."""
+        factor = 1.0
+        if self.clip_norm != 0:
+            power = 0.0
+            for i in range(len(grads)):
+                if self.is_clipped[i]:                                     # 3 times faster than one sum
+                    power = power + (grads[i] * grads[i]).reshape(grads[i].shape[0], -1).sum(1).sum()
+            factor = ops.minimum(self.clip_norm / ops.sqrt(power), self.one)
+        factors = ()
+        for is_clipped in self.is_clipped:
+            factors = factors + (factor if is_clipped else 1.0,)
+        return factors
 
     def apply(self, grads: tuple, lr: Tensor) -> Tensor:
-        factor = self.clip_factor(grads)
-        done = True
-        for i in range(len(self.weights)):
-            grad = factor * grads[i] + self.decays[i] * self.weights[i]
-            done = ops.depend(done, self.update(self.weights[i], self.moments[i], lr * self.lr_mults[i], grad,
-                                                self.momentum))
-        return done
+        return self.optimizer(grads, self.clip_factors(grads), lr)
 
 
 class AddGradients(nn.Cell):
@@ -209,7 +207,7 @@ class SplitStep(TrainStep):
     def __init__(self, network: nn.Cell, cfg: edict, rank: int = 0, rank_size: int = 1):
         super().__init__(network, cfg, rank, rank_size)
         self.num_parts = num_parts(cfg.batch_size)
-        self.sums = self.zeros('sums')
+        self.sums = zeros('sums', self.weights)
         self.add_gradients = AddGradients(self.value_and_grad, self.sums)
 
     def forward(self, images: Tensor, labels: Tensor, noise: Tensor) -> tuple:

@@ -103,6 +103,11 @@ class Saver:
         for key in ('network_type', 'num_classes', 'num_images', 'global_batch'):
             if metadata.get(key) != now[key]:
                 raise ValueError(f"{ckpt}: was trained with {key} {metadata.get(key)}, this run has {now[key]}")
+        settings, optimizer = metadata.get('settings'), self.cfg.optimizer
+        before = settings.get('optimizer', 'sgd') if isinstance(settings, dict) else 'sgd'
+        if (before == 'adamw') != (optimizer == 'adamw'):                 # the other two remember the same
+            raise ValueError(f"{ckpt}: was trained with optimizer {before}, this run has {optimizer}, which remembers "
+                             "other things; start from its network with --finetune")
 
 
 def load_for_finetuning(step: TrainStep, cfg: edict, path: str) -> str:

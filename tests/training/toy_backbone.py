@@ -18,7 +18,8 @@ class Toy(Backbone):
             8, self.channels, 3, 3))
         self.bn = nn.BatchNorm2d(8)
         side = self.image_size // 4
-        self.fc = nn.Dense(8 * side * side, self.embedding_size, weight_init=init(self.embedding_size, 8 * side * side))
+        self.fc = nn.Dense(8 * side * side, self.embedding_size, bias_init='zeros',
+                           weight_init=init(self.embedding_size, 8 * side * side))
 
     def construct(self, x, noise=None):
         x = ops.relu(self.bn(self.conv(x)))                                # (N, 8, S / 4, S / 4)
