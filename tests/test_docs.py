@@ -20,7 +20,7 @@ from src.data.face_format import FACE_FORMATS
 from src.device import set_up
 from src.heads import HEADS, build_head
 from src.lr_generator import SCHEDULES, WARMUPS
-from src.protocols import PROTOCOLS
+from src.protocols import PROTOCOLS, protocol
 from src.training import checkpoint
 from src.training.hccl import rank_table
 from src.training.optimizers import OPTIMIZERS
@@ -163,6 +163,8 @@ def test_commands_run(tmp_path, synthetic):
     (quick / 'data').symlink_to(synthetic)
     raw_downloads(tmp_path)
     faces_in_arcface_format(tmp_path / 'faces112', synthetic)
+    people = sorted({name.split('/')[0] for name in protocol('lfw').images(get_config(dataset_path=str(synthetic)))[0]})
+    (tmp_path / 'groups.tsv').write_text(''.join(f'{p}\t{("even", "odd")[i % 2]}\n' for i, p in enumerate(people)))
     (tmp_path / 'hccl.json').write_text(json.dumps(rank_table('10.0.0.1', {d: f'192.168.1.{d + 1}' for d in range(8)})))
     ran = set()
     for document in DOCS:

@@ -76,7 +76,8 @@ class PairSet(PairProtocol):
                                names=pairs.names)
         if not source:
             warn_of_duplicates(features, pairs.names, people)
-        return {**result, 'people': people[result['pairs']]}
+        known = not source and named_people(pairs.names, pairs.rows, pairs.same) is not None
+        return {**result, 'people': people[result['pairs']], 'people_known': known}
 
     def _file(self, cfg):
         return find_set(self.name, cfg.sets_path) if self.name in SETS else self.name
@@ -151,15 +152,22 @@ def people_of_pairs(keys: Sequence, rows: np.ndarray, same: np.ndarray) -> np.nd
     """
     key = _numbered(keys)
     edges = [np.stack([np.arange(len(keys)), key + len(keys)], 1), rows[same]]
+    group = named_people(keys, rows, same)
+    if group is not None:
+        edges.append(np.stack([np.arange(len(keys)), group + 2 * len(keys)], 1))
+    first, second = np.concatenate(edges).T
+    size = 3 * len(keys)
+    return connected_components(coo_matrix((np.ones(len(first)), (first, second)), (size, size)))[1][:len(keys)]
+
+
+def named_people(keys: Sequence, rows: np.ndarray, same: np.ndarray) -> Optional[np.ndarray]:
+    """Return a number (N,) per person where folders, or LFW's names, agree with the answers; None if they do not."""
     for person in (os.path.dirname, person_of) if isinstance(keys[0], str) else ():
         group = _numbered(map(person, keys))
         agree = (group[rows[:, 0]] == group[rows[:, 1]]) == same
         if same.any() and not same.all() and min(agree[same].mean(), agree[~same].mean()) >= _AGREE:
-            edges.append(np.stack([np.arange(len(keys)), group + 2 * len(keys)], 1))
-            break
-    first, second = np.concatenate(edges).T
-    size = 3 * len(keys)
-    return connected_components(coo_matrix((np.ones(len(first)), (first, second)), (size, size)))[1][:len(keys)]
+            return group
+    return None
 
 
 def _numbered(values):

@@ -6,15 +6,20 @@ grid of 0.01 over the squared distance).
 """
 import math
 import textwrap
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Optional
 
 import numpy as np
 from easydict import EasyDict as edict
 
+from src.data.groups import group_of_names, read_groups
+from src.options import Option
 from src.protocols.protocol import Protocol
-from src.scoring import curves, metrics, uncertainty, verification
+from src.scoring import curves, far_bound, metrics, uncertainty, verification
+from src.scoring import groups as grouping
+from src.scoring.group_table import group_lines, group_numbers
+from src.scoring.identification import MEMORY_MB, vectors
 from src.scoring.report import Scored, all_numbers, operating_point, percent, percents, show, span
 
 NOISE = 0.2                      # percentage points
@@ -24,6 +29,13 @@ _INSIGHTFACE = 'insightface accuracy'
 class PairProtocol(Protocol):
     """Pairs of faces, some of one person, the others of two."""
 
+    OPTIONS: Mapping = {
+        'groups': Option('', meaning="file of 'picture or person<TAB>group': TPR and FAR of each group"),
+        'group_pairs': Option('all', ('all', 'listed'), meaning='impostor pairs of the groups: all pictures of two '
+                              'people, or the listed pairs (always for a .bin, which does not tell people)'),
+        'memory_mb': Option(MEMORY_MB, 64, 1 << 20, 'memory for blocks of scores'),
+    }
+
     def measure(self, cfg: edict, features_of: Callable) -> dict:
         """Return `measure_pairs`' result with 'people' (P, 2), genuine pairs first."""
         raise NotImplementedError
@@ -31,7 +43,34 @@ class PairProtocol(Protocol):
     def score(self, cfg: edict, features_of: Callable) -> Scored:
         """Return the `Scored` of the pairs."""
         result = self.measure(cfg, features_of)
-        return scored_pairs({**result, 'picture_of': partial(self.picture, cfg)}, self)
+        scored = scored_pairs({**result, 'picture_of': partial(self.picture, cfg)}, self)
+        grouped = self.groups(cfg)
+        if grouped is not None:
+            scored.numbers['groups'] = group_numbers(self._measure_groups(cfg, features_of, grouped, scored.result))
+        return scored
+
+    def groups(self, cfg: edict) -> Optional[grouping.Groups]:
+        """Return the groups of the pictures, from --groups; None without."""
+        file = self.options(cfg).get('groups')              # a subclass may have options of its own only
+        return grouping.Groups(*group_of_names(read_groups(file), self.images(cfg)[0], file)) if file else None
+
+    def _measure_groups(self, cfg, features_of, grouped, result):
+        options = self.options(cfg)
+        names, people = self.images(cfg)
+        num_genuine = len(result['genuine'])
+        listed = options['group_pairs'] == 'listed' or not result.get('people_known')
+        return grouping.measure(vectors(features_of(names), names), np.asarray(people), grouped,
+                              result['pairs'][:num_genuine], memory_mb=options['memory_mb'],
+                              impostor_pairs=result['pairs'][num_genuine:] if listed else None)
+
+    def details(self, numbers: dict) -> list:
+        """Return the FAR that can be promised, and the groups where there are any."""
+        found = []
+        if 'far_promise' in numbers:
+            found.append(('Promised FAR', far_bound.promise_lines(numbers['far_promise'])))
+        if 'groups' in numbers:
+            found.append(('Groups', group_lines(numbers['groups'])))
+        return found
 
     def lines(self, numbers: dict) -> list:
         title = f"{self.title}, {numbers['num_pairs']} pairs"
@@ -118,6 +157,10 @@ def scored_pairs(result: dict, protocol: Protocol) -> Scored:
     numbers['interval95'] = {
         **{key: percents(intervals[key]) for key in ('eer100', 'auc', 'accuracy_10fold')},
         'tpr_at_far': {f'{far:g}': percents(intervals[f'tpr@{far:g}']) for far in fars}}
+    if result.get('people_known') and len(result['impostor']):
+        promised = far_bound.promises(result['genuine'], result['impostor'], result['people'][len(result['genuine']):],
+                                      {far: threshold for far, (_, threshold) in result['tpr_at_far'].items()})
+        numbers['far_promise'] = promised
     numbers['scores'] = {key: result[key].tolist() for key in ('genuine', 'impostor')}
     return Scored(protocol, result, numbers, points)
 

@@ -76,6 +76,10 @@ class Protocol:
         """Return a sentence for the report about the limits of the numbers, '' for none."""
         return ''
 
+    def details(self, numbers: dict) -> list:
+        """Return further tables as [(title, lines of at most 80 columns)], [] for none."""
+        return []
+
     def figures(self, runs: dict) -> list:
         """Return the curves of {label: Scored} as [(title, SVG)]."""
         raise NotImplementedError

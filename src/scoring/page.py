@@ -33,8 +33,11 @@ def write_page(file: str, runs: dict, image_root: str, note: str = '') -> None:
     figures = [figure for name, kind in protocols.items() for figure in kind.figures(by_protocol[name])]
     notes = [(label, text) for label, run in runs.items() for scored in run.values()
              if (text := scored.protocol.note(scored.numbers))]
+    details = [(', '.join([title, scored.protocol.title] + [label] * (len(runs) > 1)), lines)
+               for label, run in runs.items() for scored in run.values()
+               for title, lines in scored.protocol.details(scored.numbers)]
     write_text(file, _template('report.html.jinja').render(
-        note=note, labels=list(runs), colours=COLOURS, summary=summary_rows(runs), notes=notes,
+        note=note, details=details, labels=list(runs), colours=COLOURS, summary=summary_rows(runs), notes=notes,
         num_trials=next((len(scored.numbers['trials']) for run in runs.values() for scored in run.values()
                          if 'trials' in scored.numbers), 0),
         points={label: [row for scored in run.values() for row in _point_rows(scored)] for label, run in runs.items()},

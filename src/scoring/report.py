@@ -51,7 +51,9 @@ def table(scored: Scored) -> str:
     """Return a protocol's numbers, intervals and operating points as lines of at most 80 columns."""
     norm = scored.numbers.get('norm')
     norms = [f"Embedding norms: mean {norm['mean']:.4f}, std {norm['std']:.4f}"] if norm else []
-    return '\n'.join(scored.protocol.lines(scored.numbers) + norms + _point_lines(scored.points))
+    details = [line for _, lines in scored.protocol.details(scored.numbers) for line in lines]
+    points = _point_lines(scored.points) if scored.points else []
+    return '\n'.join(scored.protocol.lines(scored.numbers) + norms + points + details)
 
 
 def point_rows(points: list) -> list:
