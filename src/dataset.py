@@ -22,8 +22,8 @@ from tqdm import tqdm
 
 from src.data.augment import AUGMENTS
 from src.data.face_format import FaceFormat, check_formats, face_format
-from src.data.images import check_alignment, find_image, in_colour, read_face, resize
-from src.data.lists import check_train_labels, read_image_list, write_text
+from src.data.images import check_alignment, find_image, in_colour, is_root, listed_faces, read_face, resize
+from src.data.lists import check_train_labels, write_text
 from src.data.pack import Pack
 from src.device import Device
 
@@ -70,19 +70,23 @@ def face_shape(face: FaceFormat, side: int) -> tuple:
 
 
 def open_faces(cfg: edict) -> Union[PackedFaces, 'FaceFolder']:
-    """Return the training faces that cfg.train_list names: a pack (.json) or a list of files under cfg.data_path."""
+    """Return the training faces of cfg.train_list: a pack (.json), a .rec file, or a list under cfg.data_path."""
     return PackedFaces(cfg) if cfg.train_list.endswith('.json') else FaceFolder(cfg)
 
 
 class FaceFolder:
-    """The images of a training list, resized once to (R, R[, 3]) uint8 and kept in memory while they fit."""
+    """The images of a training list, resized once to (R, R[, 3]) uint8 and kept in memory while they fit.
+
+    They lie in a folder, or in a .rec file: one that is the list itself, or one that a list of its keys counts from.
+    """
 
     def __init__(self, cfg: edict):
-        self.root, self.list_file, self.side = cfg.data_path, cfg.train_list, cfg.resize_size
+        self.list_file, self.side = cfg.train_list, cfg.resize_size
+        self.root = cfg.train_list if cfg.train_list.endswith('.rec') else cfg.data_path
         self.face = face_format(cfg.face_format)
-        if not os.path.isdir(self.root):
+        if not is_root(self.root):
             raise FileNotFoundError(f"{self.root}: no such folder of training images (data_path)")
-        names, labels = read_image_list(self.list_file)
+        names, labels = listed_faces(self.list_file)
         check_train_labels(labels, cfg.num_classes, self.list_file)
         self._check_format(names, cfg.assume_format)
         self.names, self.labels = names, labels.astype(np.int32)
@@ -105,6 +109,8 @@ class FaceFolder:
 
     def drop(self, rows: Sequence) -> None:
         """Drop the images in `rows`."""
+        if not len(rows):
+            return
         kept = np.ones(len(self.names), bool)
         kept[rows] = False
         self.names = [name for name, keep in zip(self.names, kept) if keep]
@@ -118,6 +124,12 @@ class FaceFolder:
         if path is None:
             raise FileNotFoundError(f"{os.path.join(self.root, self.names[row])}: no such image")
         return resize(read_face(path, self.face.colour), self.side)
+
+    def state(self) -> str:
+        """Return what a verdict about the pictures depends on beside their names: where they lie, and since when."""
+        stat = os.stat(self.root)
+        since = '' if os.path.isdir(self.root) else f' {stat.st_size} {stat.st_mtime_ns}'
+        return os.path.abspath(self.root) + since
 
     def read(self, rows: np.ndarray) -> np.ndarray:
         """Return the images in `rows` as (n, R, R[, 3]) uint8."""
@@ -136,7 +148,7 @@ def check_images(faces: FaceFolder, num_workers: int, out_dir: str, max_bad: flo
     Every image is decoded once; the verdict is kept in `out_dir`, so that the next start (or the next rank) reads it.
     Raises ValueError if more than the share `max_bad` is unreadable.
     """
-    key = hashlib.sha256(os.path.abspath(faces.root).encode(errors='surrogateescape'))
+    key = hashlib.sha256(faces.state().encode(errors='surrogateescape'))
     for start in range(0, len(faces), _NAMES):
         key.update('\n'.join(['', *faces.names[start:start + _NAMES]]).encode(errors='surrogateescape'))
     verdict_file = os.path.join(out_dir, f"image_check_{key.hexdigest()[:16]}.json")

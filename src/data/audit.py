@@ -27,7 +27,8 @@ from tqdm import tqdm
 from src.data import fingerprint, lists
 from src.data.face_format import FACE_FORMATS, FaceFormat
 from src.data.fingerprint import difference_hash
-from src.data.images import LIGHTCNN, alignment_of, decode, find_image
+from src.data.images import LIGHTCNN, alignment_of, decode, find_image, list_id, listed_faces, root_of
+from src.data.pictures import read_bytes
 
 EXAMPLES = '\n'.join(__doc__.split('\n\n')[1].splitlines())
 _HASH_BYTES = 32                 # of a difference hash
@@ -60,9 +61,8 @@ def look(root: str, names: Sequence, workers: int = 2, face: FaceFormat = LIGHTC
             path = find_image(root, names[row])
             if path is None:
                 raise FileNotFoundError('no such image')
-            with open(path, 'rb') as file:
-                data = file.read()
-            image = decode(data, name=path)
+            data = read_bytes(path)
+            image = decode(data, name=str(path))
             looked.sha256[row] = hashlib.sha256(data).hexdigest()
             looked.records[row] = fingerprint.record_of(data, image, face)
             looked.sizes[row] = image.shape[::-1]
@@ -172,7 +172,7 @@ class Audit:
 
     def __init__(self, root: str, list_file: str, workers: int = 2):
         self.root, self.list_file = root, list_file
-        self.names, self.labels = lists.read_image_list(list_file)
+        self.names, self.labels = listed_faces(list_file)
         if self.labels.min() < 0:
             raise ValueError(f"{list_file}: label {self.labels.min()} is below 0")
         self.face = _format_of(root, self.names)
@@ -197,7 +197,7 @@ class Audit:
 
     def against(self, root: str, list_file: str, workers: int = 2) -> None:
         """Find images of another list, such as the test set's, that are in this one too."""
-        names, _ = lists.read_image_list(list_file)
+        names, _ = listed_faces(list_file)
         other = look(root, names, workers)
         hashes = np.concatenate([other.hashes, self.looked.hashes])
         thumbs = np.concatenate([other.thumbs, self.looked.thumbs])
@@ -221,7 +221,7 @@ class Audit:
     def as_fingerprint(self) -> fingerprint.Fingerprint:
         """Return the fingerprint of this list."""
         held = fingerprint.of_records(self.looked.records, map(fingerprint.person_in, self.names),
-                                      len(np.unique(self.labels)), list_id=lists.file_sha256(self.list_file),
+                                      len(np.unique(self.labels)), list_id=list_id(self.list_file),
                                       alignment=self.face.alignment)
         return held._replace(centres=self.centres, weights=self.weights)
 
@@ -283,10 +283,10 @@ def _format_of(root: str, names: Sequence) -> FaceFormat:
 
 def add_flags(flags: argparse.ArgumentParser) -> None:
     """Add the flags of `prepare.py audit`."""
-    flags.add_argument('--root', required=True, metavar='DIR', help='folder that the list counts from')
-    flags.add_argument('--list', required=True, metavar='FILE', help="'path label' list")
+    flags.add_argument('--root', metavar='DIR', help='folder that the list counts from')
+    flags.add_argument('--list', required=True, metavar='FILE', help="'path label' list; or a .rec file")
     flags.add_argument('--report', required=True, metavar='DIR')
-    flags.add_argument('--against', metavar='FILE', help='another list, such as the test set\'s; '
+    flags.add_argument('--against', metavar='FILE', help='another list or .rec, such as the test set\'s; '
                        'or a fingerprint: a .npz, or the folder of checkpoints that it lies in')
     flags.add_argument('--against_root', metavar='DIR', help='folder that it counts from (default: --root)')
     flags.add_argument('--resume', metavar='CKPT', help='find label noise, and people of --against, with this network')
@@ -307,22 +307,21 @@ def _fingerprint_in(path: Optional[str]) -> str:
 
 def run(args: argparse.Namespace, embed_list: Optional[Callable] = None, weights: str = '') -> None:
     """Run `prepare.py audit`. With --resume: embed_list, (root, names) -> features (N, D), and its weights' sha256."""
-    for root in filter(None, (args.root, args.against_root)):
-        if not os.path.isdir(root):
-            raise FileNotFoundError(f"{root}: no such image folder")
-    audit = Audit(args.root, args.list, max(1, args.workers))
+    root = root_of(args.root, args.list)
+    audit = Audit(root, args.list, max(1, args.workers))
     if not len(audit.readable):
-        raise ValueError(f"{args.list}: not one of {len(audit.names)} images can be read under {args.root}; the first: "
+        raise ValueError(f"{args.list}: not one of {len(audit.names)} images can be read under {root}; the first: "
                          f"{audit.looked.problems[0]}")
-    other_root, held, features = args.against_root or args.root, _fingerprint_in(args.against), None
+    held, features = _fingerprint_in(args.against), None
+    other_root = root_of(args.against_root or (None if (args.against or '').endswith('.rec') else root), args.against)
     if args.against and not held:
         audit.against(other_root, args.against, max(1, args.workers))
     if embed_list:
-        features = embed_list(args.root, [audit.names[row] for row in audit.readable])
+        features = embed_list(root, [audit.names[row] for row in audit.readable])
         audit.find_label_noise(features, args.noise)
         audit.centres, audit.weights = fingerprint.centres_of(features, audit.labels[audit.readable])[0], weights
         if args.against and not held:
-            names, labels = lists.read_image_list(args.against)
+            names, labels = listed_faces(args.against)
             kept = [i for i, name in enumerate(names) if find_image(other_root, name)]
             names, labels = [names[i] for i in kept], labels[kept]
             audit.find_people(features, embed_list(other_root, names), names, labels, args.same_person)

@@ -24,6 +24,7 @@ import numpy as np
 from src.data import lists
 from src.data.face_format import FaceFormat
 from src.data.images import decode, find_image, in_colour, training_face_for_test
+from src.data.pictures import AnyPicture, read_bytes
 
 FORMAT = 1
 SIDE = 16                        # a difference hash of 16 x 16 bits
@@ -78,12 +79,11 @@ def record_of(data: Optional[bytes], image: np.ndarray, face: FaceFormat, colour
     return record
 
 
-def file_record(path: Optional[str], face: FaceFormat) -> np.ndarray:
-    """Return the RECORD of a picture file; zeros, which match nothing, where it cannot be read."""
+def file_record(path: Optional[AnyPicture], face: FaceFormat) -> np.ndarray:
+    """Return the RECORD of a picture; zeros, which match nothing, where it cannot be read."""
     try:
-        with open(path or '', 'rb') as file:
-            data = file.read()
-        return record_of(data, decode(data, 'grey', path), face)
+        data = read_bytes(path or '')
+        return record_of(data, decode(data, 'grey', str(path)), face)
     except (OSError, ValueError):
         return np.zeros((), RECORD)
 

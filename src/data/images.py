@@ -5,6 +5,7 @@
 A grey face is (H, W), a colour one (H, W, 3) in the order that its name says, RGB or BGR. `FaceFormat.to_input` makes
 network input of a batch of them.
 """
+import hashlib
 import json
 import os
 from collections import Counter
@@ -16,8 +17,9 @@ import cv2
 import numpy as np
 
 from src.data.face_format import FACE_FORMATS, FaceFormat, check_formats
-from src.data.lists import read_json, write_text
-from src.data.pictures import AnyPicture, read_bytes
+from src.data.lists import file_sha256, read_image_list, read_json, write_text
+from src.data.pictures import AnyPicture, Picture, read_bytes
+from src.data.recordio import open_records
 
 LIGHTCNN = FACE_FORMATS['lightcnn']
 TRAIN_SIDE, TEST_SIDE = LIGHTCNN.train_side, LIGHTCNN.test_side
@@ -91,8 +93,15 @@ def encode(image: np.ndarray, colour: str, extension: str = '.jpg', quality: int
     return cv2.imencode(extension, image, [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes()
 
 
-def find_image(root: str, name: str) -> Optional[str]:
-    """Return the path of `name` under `root`, with another picture extension if that is what is there, or None."""
+def find_image(root: str, name: str) -> Optional[AnyPicture]:
+    """Return the path of `name` under `root`, with another picture extension if that is what is there, or None.
+
+    root: a folder; or a .rec file, whose names are the keys of its records.
+    """
+    if root.endswith('.rec') and not os.path.isdir(root):
+        records = open_records(root)
+        row = records.row_of(name)
+        return None if row is None else Picture(records, row)
     path = os.path.join(root, name)
     if os.path.isfile(path):
         return path
@@ -100,12 +109,41 @@ def find_image(root: str, name: str) -> Optional[str]:
     return next((stem + e for e in EXTENSIONS if os.path.isfile(stem + e)), None)
 
 
+def is_root(root: str) -> bool:
+    """Whether pictures can be listed under `root`: a folder, or a .rec file."""
+    return os.path.isdir(root) or root.endswith('.rec') and os.path.isfile(root)
+
+
+def listed_faces(list_file: str) -> tuple:
+    """Return (names, labels (N,) int) of a list, or of a .rec file, which lists itself and is their root too."""
+    if list_file.endswith('.rec'):
+        records = open_records(list_file)
+        return records.names, records.labels
+    return read_image_list(list_file)
+
+
+def list_id(list_file: str) -> str:
+    """Return what tells a list from others: its sha256; of a .rec file that of its labels and places."""
+    if list_file.endswith('.rec'):
+        records = open_records(list_file)
+        return hashlib.sha256(records.labels.tobytes() + records.places.astype(np.int64).tobytes()).hexdigest()
+    return file_sha256(list_file)
+
+
+def root_of(root: Optional[str], list_file: str) -> str:
+    """Return the root of a list's pictures: the one given, or a .rec file itself. Raises FileNotFoundError."""
+    root = root or (list_file if list_file.endswith('.rec') else '')
+    if not is_root(root):
+        raise FileNotFoundError(f"{root or '--root is not given'}: no such image folder")
+    return root
+
+
 def find_images(root: str, names: Sequence) -> list:
     """Return the path of every listed image under `root`; FileNotFoundError counts and names the missing ones.
 
     A name may end in another picture extension than the file.
     """
-    if not os.path.isdir(root):
+    if not is_root(root):
         raise FileNotFoundError(f"{root}: no such image folder (--root_path or --dataset_path)")
     paths = [find_image(root, name) for name in names]
     missing = [name for name, path in zip(names, paths) if path is None]
@@ -162,7 +200,7 @@ def alignment_of(root: str, paths: Sequence) -> Optional[str]:
 
     None if neither tells.
     """
-    stated = os.path.join(root, FORMAT_FILE)
+    stated = os.path.join(root if os.path.isdir(root) else os.path.dirname(root), FORMAT_FILE)
     if os.path.isfile(stated):
         held = read_json(stated)
         if not isinstance(held, dict) or held.get('alignment') not in ALIGNMENT_OF_SIDE.values():

@@ -93,18 +93,19 @@ def check_relative(name: str, where: str) -> None:
 def check_train_labels(labels: np.ndarray, num_classes: int, file: str) -> None:
     """Raise ValueError unless `labels` (N,) are 0..K-1 without a gap and K <= num_classes.
 
-    Lines are counted without blank ones.
+    Lines are counted without blank ones; of a .rec file, pictures.
     """
+    where = f"{file}, {'picture' if file.endswith('.rec') else 'line'}"
     wrong = np.flatnonzero((labels < 0) | (labels >= num_classes))
     if len(wrong):
         row = int(wrong[0])
-        raise ValueError(f"{file}, line {row + 1}: label {labels[row]} is not in 0..{num_classes - 1} "
-                         f"({len(wrong)} such lines); num_classes is {num_classes}")
+        raise ValueError(f"{where} {row + 1}: label {labels[row]} is not in 0..{num_classes - 1} "
+                         f"({len(wrong)} such {where.rpartition(' ')[2]}s); num_classes is {num_classes}")
     counts = np.bincount(labels)
     gaps = np.flatnonzero(counts == 0)
     if len(gaps):
         row = int(np.argmax(labels > gaps[0]))
-        raise ValueError(f"{file}, line {row + 1}: label {labels[row]} comes after a gap: {len(gaps)} labels have no "
+        raise ValueError(f"{where} {row + 1}: label {labels[row]} comes after a gap: {len(gaps)} labels have no "
                          f"image, the first is {gaps[0]}; expected 0..{len(counts) - 1 - len(gaps)}")
 
 

@@ -23,13 +23,14 @@ from tqdm import tqdm
 
 from src.data import fingerprint, lists
 from src.data.face_format import FACE_FORMATS, face_format, from_metadata
-from src.data.images import check_alignment, decode, encode, find_image, resize
+from src.data.images import check_alignment, decode, encode, find_image, list_id, listed_faces, resize, root_of
+from src.data.pictures import read_bytes
 
 FORMAT, GREY_FORMAT = 2, 1       # packs of format 1 hold grey LightCNN faces
 ENCODINGS = ('raw', 'jpeg')
 EXAMPLES = """  python prepare.py pack --root faces/train --list faces/train_list.txt --out packs/faces
   python prepare.py pack --root train --list list.txt --out packs/ms1m --encoding jpeg --shards 64 --workers 8
-  python prepare.py pack --root faces112/train --list list.txt --out packs/colour --face_format arcface"""
+  python prepare.py pack --list faces_emore/train.rec --out packs/colour --face_format arcface --encoding jpeg"""
 _SCHEMA = {'image': {'type': 'bytes'}, 'label': {'type': 'int32'}, 'name': {'type': 'string'}}
 _CHUNK = 500
 
@@ -90,9 +91,8 @@ def pack_shard(job: dict, number: int, rows: list) -> dict:
                 path = find_image(job['root'], name)
                 if path is None:
                     raise FileNotFoundError('no such image')
-                with open(path, 'rb') as file:
-                    data = file.read()
-                image = decode(data, face.colour, path)
+                data = read_bytes(path)
+                image = decode(data, face.colour, str(path))
             except (OSError, ValueError) as error:
                 bad.append(f"{name}: {' '.join(str(error).split())}")
                 continue
@@ -133,18 +133,18 @@ def _finished(job, number):
         return None
 
 
-def pack(root: str, list_file: str, prefix: str, *, encoding: str = 'raw', face: str = 'lightcnn',
+def pack(root: Optional[str], list_file: str, prefix: str, *, encoding: str = 'raw', face: str = 'lightcnn',
          size: Optional[int] = None, num_shards: Optional[int] = None, workers: Optional[int] = None,
          max_bad: float = 0.01, assumed: str = '') -> dict:
     """Pack the images of a list; return the metadata in PREFIX.json. A run that was cut off keeps its finished shards.
 
-    face: the name of the format of the faces. size: their side, None for the format's. assumed: a format that the
+    root: folder of the pictures, or a .rec file; None where list_file is one, which lists itself. face: the name of
+    the format of the faces. size: their side, None for the format's. assumed: a format that the
     pictures are taken to have. Raises ValueError for a wrong list, pictures of another alignment, or if more than the
     share `max_bad` of the images cannot be read.
     """
-    if not os.path.isdir(root):
-        raise FileNotFoundError(f"{root}: no such image folder")
-    names, labels = lists.read_image_list(list_file)
+    root = root_of(root, list_file)
+    names, labels = listed_faces(list_file)
     lists.check_train_labels(labels, int(labels.max()) + 1, list_file)
     subset = [path for name in names[::max(1, len(names) // 100)] if (path := find_image(root, name))]
     check_alignment(root, subset, face_format(face), assumed)
@@ -153,7 +153,7 @@ def pack(root: str, list_file: str, prefix: str, *, encoding: str = 'raw', face:
     num_shards = min(num_shards or max(1, len(names) // 50_000), len(names))
     job = {'root': os.path.abspath(root), 'prefix': prefix, 'encoding': encoding, 'face_format': face,
            'size': size or face_format(face).train_side, 'shards': num_shards,
-           'list_sha256': lists.file_sha256(list_file)}
+           'list_sha256': list_id(list_file)}
     done = {number: metadata for number in range(num_shards) if (metadata := _finished(job, number))}
     if done:
         print(f"{len(done)} of {num_shards} shards are finished already", flush=True)
@@ -313,8 +313,8 @@ def _read_metadata(file):
 
 def add_flags(flags: argparse.ArgumentParser) -> None:
     """Add the flags of `prepare.py pack`."""
-    flags.add_argument('--root', required=True, metavar='DIR', help='folder that the list counts from')
-    flags.add_argument('--list', required=True, metavar='FILE', help="'path label' list, labels 0..K-1")
+    flags.add_argument('--root', metavar='DIR', help='folder that the list counts from')
+    flags.add_argument('--list', required=True, metavar='FILE', help="'path label' list, labels 0..K-1; or a .rec")
     flags.add_argument('--out', required=True, metavar='PREFIX', help='PREFIX.json and PREFIX_0000.mindrecord ...')
     flags.add_argument('--encoding', default='raw', choices=ENCODINGS, help='default %(default)s')
     flags.add_argument('--face_format', default='lightcnn', choices=list(FACE_FORMATS), help='default %(default)s')

@@ -10,8 +10,9 @@ import mmap
 import os
 import sys
 from array import array
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple, Optional
 
 import numpy as np
 
@@ -19,8 +20,8 @@ from src.data.recordio_format import (FIRST, HEADER, LAST, MAGIC, MAGIC_BYTES, M
                                       RecordWriter, pack, read_index, read_lst, read_property, unpack, whole_labels,
                                       write_index, write_lst, write_records)
 
-__all__ = ['Record', 'RecordFile', 'RecordWriter', 'iterate_records', 'pack', 'read_index', 'read_lst', 'read_property',
-           'scan', 'unpack', 'write_index', 'write_lst', 'write_records']
+__all__ = ['Names', 'Record', 'RecordFile', 'RecordWriter', 'iterate_records', 'open_records', 'pack', 'read_index',
+           'read_lst', 'read_property', 'scan', 'unpack', 'write_index', 'write_lst', 'write_records']
 _CHUNK = 1 << 18                         # records whose headers are looked at together
 
 
@@ -35,7 +36,7 @@ class RecordFile:
     def __init__(self, path: str):
         if not os.path.isfile(path):
             raise FileNotFoundError(f"{path}: no such .rec file")
-        self.path, self.people = path, None
+        self.path, self.people, self._order = path, None, None
         self.file = os.open(path, os.O_RDONLY)
         self.num_bytes = os.fstat(self.file).st_size
         if self.num_bytes < PART.size:
@@ -60,9 +61,19 @@ class RecordFile:
             os.close(self.file)
 
     @property
-    def names(self) -> list:
+    def names(self) -> 'Names':
         """The record keys as text, one for each row."""
-        return [str(key) for key in self.keys.tolist()]
+        return Names(self.keys)
+
+    def row_of(self, name: str) -> Optional[int]:
+        """Return the row of the record with this key, None if there is none."""
+        if not name.isdigit() or len(name) > 18:
+            return None
+        if self._order is None:
+            self._order = np.argsort(self.keys, kind='stable')
+        place = int(np.searchsorted(self.keys, int(name), sorter=self._order))
+        row = int(self._order[place]) if place < len(self.keys) else 0
+        return row if self.keys[row] == int(name) else None
 
     def data(self, row: int) -> bytes:
         """Return the encoded picture of a row; OSError if the file ends before it."""
@@ -126,6 +137,37 @@ class RecordFile:
             raise ValueError(f"{self.path}: a person's header counts pictures outside 1..{end - 1}")
         self.people = people.astype(np.int64) if len(people) else None
         return np.arange(1, end)
+
+
+class Names(Sequence):
+    """Keys (N,) as text, made when one is asked for: millions of them cost no memory."""
+
+    def __init__(self, keys: np.ndarray):
+        self.keys = keys
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def __getitem__(self, row: Any) -> Any:
+        return Names(self.keys[row]) if isinstance(row, slice) else str(int(self.keys[row]))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, (Names, list)) and list(self) == list(other)
+
+    __hash__ = None
+
+
+@lru_cache(4)
+def _opened(path, size, time):
+    return RecordFile(path)
+
+
+def open_records(path: str) -> RecordFile:
+    """Return the `RecordFile` of a path, opened once for all who ask while the file stays as it is."""
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"{path}: no such .rec file")
+    stat = os.stat(path)
+    return _opened(os.path.abspath(path), stat.st_size, stat.st_mtime_ns)
 
 
 class _Table(NamedTuple):

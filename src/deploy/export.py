@@ -20,8 +20,8 @@ from mindspore.train.mind_ir_pb2 import ModelProto
 from src.backbone import Backbone
 from src.config import get_config
 from src.data.face_format import FaceFormat
-from src.data.images import face_for_test, find_images, read_face, training_face_for_test
-from src.data.lists import file_sha256, read_image_list, write_text
+from src.data.images import face_for_test, find_images, listed_faces, read_face, training_face_for_test
+from src.data.lists import file_sha256, write_text
 from src.data.synthetic import faces_as_input
 from src.embedding import Network
 from src.lightcnn import MFM, LightCNN, MaxAvgPool
@@ -166,9 +166,10 @@ def export_backbone(network: Backbone, name: str, file_format: str, *, face: Fac
 def calibration_faces(dataset_path: str, network: Network) -> np.ndarray:
     """Return NUM_CALIBRATION training faces, drawn over the whole list, as network input."""
     cfg = get_config(dataset_path=dataset_path)
-    names, _ = read_image_list(cfg.train_list)
+    names, _ = listed_faces(cfg.train_list)
+    root = cfg.train_list if cfg.train_list.endswith('.rec') else cfg.data_path
     rows = np.random.default_rng(0).permutation(len(names))[:NUM_CALIBRATION]
-    return _as_input(network, find_images(cfg.data_path, [names[row] for row in rows]), training_face_for_test)
+    return _as_input(network, find_images(root, [names[row] for row in rows]), training_face_for_test)
 
 
 def faces_to_compare(dataset_path: Optional[str], network: Network) -> np.ndarray:

@@ -20,7 +20,7 @@ import numpy as np
 
 from src.data import fingerprint, lists
 from src.data.fingerprint import RECORD, Fingerprint
-from src.data.images import find_image
+from src.data.images import find_image, list_id
 from src.data.pack import fingerprint_file
 from src.training import checkpoint
 
@@ -152,7 +152,7 @@ def _list_id(faces: Any) -> str:
         held = lists.read_json(faces.list_file).get('list_sha256')
         if isinstance(held, str):
             return held
-    return lists.file_sha256(faces.list_file)
+    return list_id(faces.list_file)
 
 
 def _read_or_none(file):
