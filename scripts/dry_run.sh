@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Compile every recipe's training step for eight Ascend cards on a machine without a card: a line each.
+# Compile every recipe's training step for eight Ascend cards on a machine without a card: a line each, and a stage.
 #
 #   bash scripts/dry_run.sh [RECIPE...]
 #
@@ -23,6 +23,6 @@ for recipe in "${recipes[@]}"; do
         failed=1
         output="$recipe: FAILED: $(grep -m 1 -E '^error: |Error' <<< "$output" || tail -n 1 <<< "$output")"
     fi
-    tail -n 1 <<< "$output"
+    grep -E "^$recipe(, stage [0-9]+)?: " <<< "$output"
 done
 exit $failed

@@ -108,10 +108,12 @@ def train(cfg: edict, *, recipe: str = 'lightcnn9_ms1m', ckpt_dir: str = 'ckpt',
     """Train with the settings `cfg` to the end and return the number of steps done; see src/training/trainer.py."""
     machine = device.set_up(device_target, device_id, run_distribute, deterministic=deterministic)
     from src.protocols.lfw import lfw_scorer
-    from src.training import trainer
+    from src.training.stages import train_stages
+    from src.training.trainer import train as train_once
     evaluate: Optional[Callable] = lfw_scorer(cfg, machine) if eval_every else None
-    return trainer.train(cfg, machine, recipe, ckpt_dir, resume=resume, evaluate=evaluate, eval_every=eval_every,
-                         finetune=finetune)
+    run = train_stages if cfg.stages else train_once
+    return run(cfg, machine, recipe, ckpt_dir, resume=resume, evaluate=evaluate, eval_every=eval_every,
+               finetune=finetune)
 
 
 def export(backbone: Any, name: str, *, file_format: str = 'MINDIR', batch_size: Optional[int] = 1,

@@ -1,10 +1,13 @@
 """Settings of a run: a recipe of src/recipes, what --set changes in it, and the checks of src/settings.py.
 
     cfg = get_config("lightcnn9_celebrities", ["lr=0.02", "epochs=5"], dataset_path="/data/faces")
+    stages = stage_configs(cfg)                  # [cfg], or the settings of every stage
 
 An unknown key, a value of the wrong type or out of range is a ValueError that lists the allowed ones.
 """
+import copy
 import os
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Optional
@@ -29,21 +32,63 @@ def get_config(recipe: str = 'lightcnn9_ms1m', settings: Iterable = (), dataset_
         raise ValueError(f"unknown recipe '{recipe}'; recipes: {', '.join(RECIPES)}")
     cfg = RECIPES[recipe]()
     for setting in settings:
-        key, separator, text = setting.partition('=')
-        if not separator:
-            raise ValueError(f"--set takes key=value, got '{setting}'")
-        part, dot, option = key.partition('.')
-        if dot and part in PART_OPTIONS:
-            cfg[PART_OPTIONS[part]][option] = text
-            continue
-        key = OTHER_NAMES.get(key, key)
-        if key not in cfg or key in PART_OPTIONS.values():
-            raise ValueError(f"unknown setting '{key}'; settings: {', '.join(sorted(cfg))}")
-        cfg[key] = from_text(key, type(lightcnn_cfg[key]), text)
+        _set(cfg, setting)
     check_config(cfg)
     for key in PATH_KEYS:
         cfg[key] = _locate(key, cfg[key], dataset_path)
     return cfg
+
+
+def _set(cfg: edict, setting: str) -> None:
+    """Take in one key=value, which counts for every stage, whatever the recipe's stages say; stageN.key=value for one.
+
+    `epochs` takes the place of a number of steps.
+    """
+    key, separator, text = setting.partition('=')
+    if not separator:
+        raise ValueError(f"--set takes key=value, got '{setting}'")
+    place, others = cfg, cfg.stages
+    if re.match(r'stage\d+\.', key):
+        stage, _, key = key.partition('.')
+        if not 1 <= int(stage[5:]) <= len(cfg.stages):
+            raise ValueError(f"'{setting}': the recipe has {len(cfg.stages) or 'no'} stages")
+        place, others = cfg.stages[int(stage[5:]) - 1], []
+    part, dot, option = key.partition('.')
+    if dot and part in PART_OPTIONS:
+        place.setdefault(PART_OPTIONS[part], edict())[option] = text
+        _drop([stage[PART_OPTIONS[part]] for stage in others if PART_OPTIONS[part] in stage], option)
+        return
+    key = OTHER_NAMES.get(key, key)
+    if key not in cfg or key in (*PART_OPTIONS.values(), 'stages'):
+        raise ValueError(f"unknown setting '{key}'; settings: {', '.join(sorted(cfg))}")
+    place[key] = from_text(key, type(lightcnn_cfg[key]), text)
+    _drop(others, key)
+    if key == 'epochs':
+        place.num_steps = 0
+        _drop(others, 'num_steps')
+
+
+def _drop(dicts: list, key: str) -> None:
+    for changes in dicts:
+        changes.pop(key, None)
+
+
+def stage_configs(cfg: edict) -> list:
+    """Return the checked settings of every stage in their order; [cfg] for a training without stages."""
+    if not cfg.stages:
+        return [cfg]
+    configs = []
+    for number, changes in enumerate(cfg.stages, 1):
+        stage = copy.deepcopy(cfg)
+        stage.stages = []
+        for key, value in changes.items():
+            stage[key] = edict({**stage[key], **value}) if key in PART_OPTIONS.values() and key in stage else value
+        try:
+            check_config(stage)
+        except ValueError as error:
+            raise ValueError(f"stage {number}: {error}") from None
+        configs.append(stage)
+    return configs
 
 
 def check_config(cfg: edict) -> None:
@@ -61,7 +106,10 @@ def check_config(cfg: edict) -> None:
         numbers(cfg[key])
     if cfg.lr_schedule == 'mhlr' and cfg.sink_size > 1:
         raise ValueError(f"sink_size={cfg.sink_size}: lr_schedule=mhlr needs the loss of every step; use sink_size=1")
-    _check_parts(cfg)
+    if cfg.stages:
+        stage_configs(cfg)
+    else:
+        _check_parts(cfg)
 
 
 def _check_parts(cfg: edict) -> None:
@@ -84,7 +132,7 @@ def _check_parts(cfg: edict) -> None:
 def _check_value(key, value, kind):
     if isinstance(value, bool) != (kind is bool) or not isinstance(value, (int, float) if kind is float else kind):
         raise ValueError(f"{key}={value!r} should be of type {kind.__name__}")
-    if kind is edict:
+    if kind in (edict, list):
         return
     if key in CHOICES and value not in CHOICES[key]:
         raise ValueError(f"{key}='{value}' is not one of {', '.join(CHOICES[key])}")

@@ -22,6 +22,7 @@ lightcnn_cfg = edict({
     'cosface_margin': 0.1,
     # optimisation, as published by the network's authors
     'epochs': 80,
+    'num_steps': 0,                  # how many steps to train; 0: as many as `epochs` give
     'batch_size': 128,               # per device
     'lr': 0.01,
     'lr_schedule': 'step',           # 'step': x lr_decay every lr_decay_epochs; others: see src/lr_generator.py
@@ -64,6 +65,10 @@ lightcnn_cfg = edict({
     'head_lr_mult': 1.0,             # and of the head
     'head_wd_mult': 1.0,
     'seed': 1,
+    # stages, one after the other, each a dict of the settings that differ; `stageN.NAME=VALUE` changes one of them
+    'stages': [],
+    'start_from': 'last',            # which checkpoint of the stage before a stage starts from: 'last' or 'best',
+    'carry_head': True,              # and whether it takes over the class weight
     # pictures: resized to resize_size, a random crop of image_size is trained on
     'face_format': 'lightcnn',       # of the network's input, a name of src/data/face_format.py
     'assume_format': '',             # of the pictures, overrides the one that their sizes imply
@@ -98,6 +103,7 @@ CHOICES = {
     'warmup': tuple(WARMUPS),
     'optimizer': ('sgd', 'nesterov', 'adamw'),
     'clip_part': ('all', 'backbone'),
+    'start_from': ('last', 'best'),
     'augment': tuple(AUGMENTS),
     'face_format': tuple(FACE_FORMATS),
     'assume_format': ('', *FACE_FORMATS),

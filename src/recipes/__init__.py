@@ -2,8 +2,12 @@
 
     cfg = RECIPES['lightcnn9_celebrities']()
 
-A recipe calls another one and changes what differs. Its docstring carries Result, Cost and Command.
+A recipe calls another one and changes what differs. Its docstring carries Result, Cost and Command. `stages` makes it a
+training of several stages, each a dict of the settings that differ from the recipe's.
 """
-from src.recipes.lightcnn import lightcnn9_celebrities, lightcnn9_ms1m, quickstart
+from src.recipes import arcface, lightcnn
 
-RECIPES = {f.__name__: f for f in (lightcnn9_ms1m, lightcnn9_celebrities, quickstart)}
+RECIPES = {f.__name__: f for f in (
+    lightcnn.lightcnn9_ms1m, lightcnn.lightcnn29v2_webface, lightcnn.lightcnn9_celebrities, lightcnn.quickstart,
+    arcface.mobilefacenet_y1, arcface.mobilefacenet_facexzoo, arcface.arcface_r50_ms1mv3, arcface.arcface_mbf_ms1mv3,
+    arcface.adaface_r50_ms1mv2, arcface.magface_r100_ms1mv2)}

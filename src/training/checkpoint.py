@@ -25,6 +25,7 @@ from src.initializers import Init
 _PACKAGES = ('mindspore', 'numpy', 'opencv-python', 'opencv-python-headless')
 _NUMBERED = re.compile(r'lightcnn-\d+_\d+\.ckpt$')
 _TEMPORARY = re.compile(r'\.(\d+)-.*\.(?:ckpt|tmp)$')
+_STAGE = re.compile(r'stage(\d+)$')
 PREFIX = 'backbone.'
 # names of parameters until checkpoints held other networks than LightCNN
 _OLDER_NAMES = (('embedding.', 'backbone.'), ('classifier.fc2_', 'head.'))
@@ -138,14 +139,19 @@ def remove_left_over(ckpt_dir: str) -> None:
 def newest(path: str, with_metadata: bool = False) -> str:
     """Return the checkpoint file that `path` means: a file itself, of a folder the newest valid one.
 
-    Newest is the highest step in the metadata; one without is taken if no other is there, unless `with_metadata`.
-    Raises FileNotFoundError if there is none; a damaged newer one is named and passed over.
+    Newest is the highest step in the metadata. Unless `with_metadata`, one without is taken if no other is there, and
+    of a staged training that of the last stage. Raises FileNotFoundError if there is none; a damaged newer one is named
+    and passed over.
     """
     if os.path.isfile(path):
         return path
     if not os.path.isdir(path):
         raise FileNotFoundError(f"{path}: no such checkpoint file or folder")
     files = by_step(path)
+    if not files and not with_metadata:
+        for _, folder in sorted(stage_folders(path).items(), reverse=True):
+            with contextlib.suppress(FileNotFoundError):
+                return newest(folder)
     for ckpt in reversed(files):
         try:
             if read_metadata(ckpt) is not None:
@@ -156,6 +162,12 @@ def newest(path: str, with_metadata: bool = False) -> str:
     if not without_metadata or with_metadata:
         raise FileNotFoundError(f"{path}: holds no valid .ckpt file")
     return without_metadata[-1]
+
+
+def stage_folders(path: str) -> dict:
+    """Return {number of a stage: its folder} of those in a staged training's folder that hold checkpoints."""
+    found = {int(m[1]): os.path.join(path, m[0]) for m in map(_STAGE.match, os.listdir(path)) if m}
+    return {number: folder for number, folder in found.items() if os.path.isdir(folder) and by_step(folder)}
 
 
 def load_parameters(ckpt_file: str) -> dict:

@@ -11,7 +11,7 @@ import numpy as np
 from easydict import EasyDict as edict
 
 from src import cli, device
-from src.config import RECIPES, get_config
+from src.config import RECIPES, get_config, stage_configs
 
 
 def example_batch(cfg: edict, channels: int, noise_size: int) -> tuple:
@@ -51,7 +51,10 @@ def main() -> None:
         machine = device.Device('Ascend', 0, 0, 1)
     else:
         machine = device.simulated(int(os.environ.get('RANK_SIZE', '8')))
-    print(f"{args.recipe}: {compile_step(cfg, machine)}")
+    stages = stage_configs(cfg)
+    for number, stage in enumerate(stages, 1):
+        name = f'{args.recipe}, stage {number}' if len(stages) > 1 else args.recipe
+        print(f"{name}: {compile_step(stage, machine)}", flush=True)
 
 
 if __name__ == '__main__':

@@ -11,13 +11,11 @@ import signal
 import sys
 import time
 from collections.abc import Callable
-from typing import Optional
+from typing import NamedTuple, Optional
 
 from easydict import EasyDict as edict
-from mindspore import Parameter, Tensor
 
 from src.config import RECIPES
-from src.data.face_format import check_formats, face_format
 from src.dataset import TrainingBatches, open_faces
 from src.device import Device
 from src.lr_generator import Rates, scale_lr
@@ -27,111 +25,29 @@ from src.training.guards import StopSignals, Watchdog, check_same_weights, take_
 from src.training.log import TrainLog, read_log
 from src.training.outputs import Output, step_outputs
 from src.training.plot import plot_training
-from src.training.step import TrainStep, build_step
+from src.training.saver import Saver, load_for_finetuning, load_head
+from src.training.step import build_step
 
 MAX_SKIPPED = 50                 # overflows in a row that a loss scale may cause; more is a training that has failed
-SCALE = ('loss_scale', 'loss_scale_steps')       # saved where there is a loss scale: on cards, not on the CPU
-MHLR = ('schedule.mhlr',)                        # saved where the schedule remembers losses
 
 
-class Saver:
-    """Writes, keeps and loads the checkpoints of one run; only rank 0 writes."""
+class Stage(NamedTuple):
+    """Which stage of a staged training a run is, and the checkpoint of the one before that it starts from."""
 
-    def __init__(self, ckpt_dir: str, cfg: edict, recipe: str, step: TrainStep, batches: TrainingBatches,
-                 rates: Rates, is_writer: bool):
-        self.ckpt_dir, self.cfg, self.recipe, self.is_writer = ckpt_dir, cfg, recipe, is_writer
-        self.step, self.batches, self.rates, self.fingerprint = step, batches, rates, None
-
-    def save(self, done: int, name: Optional[str] = None) -> None:
-        """Save after `done` steps, as lightcnn-<epoch>_<step in epoch>.ckpt unless a name is given."""
-        if not self.is_writer:
-            return
-        per_epoch = self.batches.steps_per_epoch
-        epoch = 1 + (done - 1) // per_epoch
-        numbered = f'lightcnn-{epoch}_{1 + (done - 1) % per_epoch}.ckpt'
-        checkpoint.save(os.path.join(self.ckpt_dir, name or numbered), self._parameters(), self._metadata(done))
-        checkpoint.remove_old(self.ckpt_dir, self.cfg.keep_checkpoint_max)
-
-    def _parameters(self) -> dict:
-        state = {p.name: p for p in [*self.step.weights, *self.step.moments, *self.step.state]}
-        if self.step.scaler is not None:
-            state.update(zip(SCALE, (self.step.scaler.scale_value, self.step.scaler.counter)))
-        if self.rates.mhlr is not None:
-            state[MHLR[0]] = Parameter(Tensor(self.rates.mhlr.state), name=MHLR[0], requires_grad=False)
-        return state
-
-    def _metadata(self, done: int) -> dict:
-        cfg, face = self.cfg, face_format(self.cfg.face_format)
-        network = self.step.backbone
-        return {'format': 1, 'recipe': self.recipe, 'network_type': network.name, 'backbone_options': network.options,
-                'head': cfg.loss, 'head_options': self.step.head.options, 'num_classes': cfg.num_classes,
-                'step': done, 'epoch': done / self.batches.steps_per_epoch, 'num_images': len(self.batches.faces),
-                'global_batch': self.batches.global_batch, 'settings': dict(cfg), 'versions': checkpoint.versions(),
-                'face_format': face.as_metadata(), 'fingerprint': self.fingerprint,
-                'input': {'shape': ['N', face.num_channels, cfg.image_size, cfg.image_size], 'dtype': 'float32',
-                          'values': face.values, 'face': f'{face.alignment} alignment, the centre '
-                          f'{face.test_side}x{face.test_side}, area-resized to image_size'}}
-
-    def restore(self, path: str) -> tuple:
-        """Load the newest checkpoint that `path` means; return (number of steps it has done, its file).
-
-        One that the CPU wrote has no loss scale: a card then starts with the first one, and finds its own. One of
-        another schedule knows no losses: MHLR then starts with those to come.
-        """
-        ckpt = checkpoint.newest(path, with_metadata=True)
-        metadata = checkpoint.read_metadata(ckpt)
-        if metadata is None or 'step' not in metadata:
-            raise ValueError(f"{ckpt}: {checkpoint.metadata_file(ckpt)} does not tell the step, so it cannot be "
-                             "resumed")
-        self._check(ckpt, metadata)
-        loaded, wanted = checkpoint.load_parameters(ckpt), self._parameters()
-        for optional in (SCALE, MHLR):
-            if not any(name in loaded for name in optional):
-                wanted = {name: parameter for name, parameter in wanted.items() if name not in optional}
-        wrong = [n for n, p in wanted.items() if n not in loaded or loaded[n].shape != p.shape]
-        if wrong:
-            raise ValueError(f"{ckpt}: {len(wrong)} parameters are missing or of another shape, such as {wrong[0]}")
-        for name, parameter in wanted.items():
-            parameter.set_data(loaded[name])
-        if self.rates.mhlr is not None:
-            state = wanted[MHLR[0]].asnumpy() if MHLR[0] in wanted else self.rates.mhlr.state
-            self.rates.start(metadata['step'], state)
-        return metadata['step'], ckpt
-
-    def _check(self, ckpt: str, metadata: dict) -> None:
-        now = self._metadata(0)
-        for key in ('network_type', 'num_classes', 'num_images', 'global_batch'):
-            if metadata.get(key) != now[key]:
-                raise ValueError(f"{ckpt}: was trained with {key} {metadata.get(key)}, this run has {now[key]}")
-        settings, optimizer = metadata.get('settings'), self.cfg.optimizer
-        before = settings.get('optimizer', 'sgd') if isinstance(settings, dict) else 'sgd'
-        if (before == 'adamw') != (optimizer == 'adamw'):                 # the other two remember the same
-            raise ValueError(f"{ckpt}: was trained with optimizer {before}, this run has {optimizer}, which remembers "
-                             "other things; start from its network with --finetune")
-
-
-def load_for_finetuning(step: TrainStep, cfg: edict, path: str) -> str:
-    """Take the embedding network's weights from a checkpoint; the classifier stays new. Return the file."""
-    ckpt = checkpoint.newest(path)
-    network, wanted = checkpoint.load_backbone(ckpt, step.backbone.name), step.backbone
-    if network.face_format != cfg.face_format:
-        check_formats(ckpt, face_format(network.face_format), face_format(cfg.face_format), cfg.assume_format)
-    for what in ('image_size', 'channels', 'embedding_size'):
-        if getattr(network, what) != getattr(wanted, what):
-            raise ValueError(f"--finetune {ckpt}: has {what} {getattr(network, what)}, this run has "
-                             f"{getattr(wanted, what)}")
-    for old, new in zip(network.get_parameters(), wanted.get_parameters()):
-        new.set_data(old)
-    return ckpt
+    number: int
+    num_stages: int
+    previous: Optional[str]
 
 
 def train(cfg: edict, device: Device, recipe: str, ckpt_dir: str, *, resume: Optional[str] = None,
-          evaluate: Optional[Callable] = None, eval_every: int = 0, finetune: Optional[str] = None) -> int:
-    """Train to the end of cfg.epochs and return the number of steps done.
+          evaluate: Optional[Callable] = None, eval_every: int = 0, finetune: Optional[str] = None,
+          stage: Optional[Stage] = None) -> int:
+    """Train to the end of cfg.epochs, or for cfg.num_steps, and return the number of steps done.
 
     resume: a checkpoint, a folder of them, or 'auto' (ckpt_dir, from the start if it holds none).
     evaluate: called with the embedding network every `eval_every` epochs; returns a dict with 'eer100'.
-    finetune: a checkpoint whose embedding network is the start, unless there is something to resume.
+    finetune: a checkpoint whose embedding network is the start, unless there is something to resume. stage: the same
+    with the stage before, and with its class weight if cfg.carry_head says so; `train_stages` trains all of them.
     Raises FloatingPointError if the loss is not finite, RuntimeError if ranks drift apart, ValueError or
     FileNotFoundError for bad input or if another training writes to ckpt_dir. SIGTERM and SIGINT save and leave with
     code 143.
@@ -141,7 +57,7 @@ def train(cfg: edict, device: Device, recipe: str, ckpt_dir: str, *, resume: Opt
         if device.rank == 0:
             entered.enter_context(checkpoint.sole_writer(ckpt_dir))
             checkpoint.remove_left_over(ckpt_dir)
-        training = Training(cfg, device, recipe, ckpt_dir)
+        training = Training(cfg, device, recipe, ckpt_dir, stage)
         started_from = training.begin(resume, finetune)
         if device.rank == 0:
             maker = entered.enter_context(Maker(training.batches.faces, ckpt_dir))
@@ -161,19 +77,20 @@ def train(cfg: edict, device: Device, recipe: str, ckpt_dir: str, *, resume: Opt
 class Training:
     """One run: its batches, its step, its checkpoints, its log, and the number of steps done."""
 
-    def __init__(self, cfg: edict, device: Device, recipe: str, ckpt_dir: str):
-        self.cfg, self.device, self.ckpt_dir = cfg, device, ckpt_dir
+    def __init__(self, cfg: edict, device: Device, recipe: str, ckpt_dir: str, stage: Optional[Stage] = None):
+        self.cfg, self.device, self.ckpt_dir, self.stage = cfg, device, ckpt_dir, stage
         faces = open_faces(cfg)
         self.num_bad = faces.check(cfg, ckpt_dir, device)
         wait_for_all(device)
         self.step = build_step(cfg, device)
         self.batches = TrainingBatches(faces, cfg, device.rank, device.rank_size, self.step.backbone.noise_size,
                                        as_bytes=device.target != 'CPU')
-        self.per_epoch, self.num_steps = self.batches.steps_per_epoch, len(self.batches)
+        self.per_epoch, self.num_steps = self.batches.steps_per_epoch, cfg.num_steps or len(self.batches)
         if cfg.scale_lr:
             scale_lr(cfg, RECIPES[recipe]().batch_size, self.batches.global_batch, self.per_epoch)
         self.rates = Rates(cfg, self.per_epoch, self.num_steps)
-        self.saver = Saver(ckpt_dir, cfg, recipe, self.step, self.batches, self.rates, device.rank == 0)
+        self.saver = Saver(ckpt_dir, cfg, recipe, self.step, self.batches, self.rates, device.rank == 0,
+                           {'stage': stage.number} if stage else None)
         self.first, self.done, self.settled = 0, 0, True       # settled: the weights are those after `done` steps
 
     def begin(self, resume: Optional[str], finetune: Optional[str]) -> Optional[str]:
@@ -184,9 +101,10 @@ class Training:
         cfg, device = self.cfg, self.device
         started_from, self.done = self._restore(resume)
         self.first, start = self.done, ''
-        if finetune and not self.first:
-            started_from = load_for_finetuning(self.step, cfg, finetune)
-            start = f", from the embedding in {started_from}"
+        if not self.first:
+            started_from, start = self._start(finetune)
+        if self.stage:
+            start = f"; stage {self.stage.number} of {self.stage.num_stages}, {cfg.loss}{start}"
         self.log = TrainLog(os.path.join(self.ckpt_dir, 'train_log.jsonl'), cfg, self.batches.global_batch,
                             self.per_epoch, self.num_steps, self.first, device.rank == 0)
         self.best = max([row['eer100'] for row in read_log(self.log.file) if 'eer100' in row], default=-1)
@@ -195,6 +113,20 @@ class Training:
                      f"out), {self.per_epoch} steps an epoch, steps {self.first} to {self.num_steps}, lr {cfg.lr:g}"
                      f"{start}")
         return started_from
+
+    def _start(self, finetune: Optional[str]) -> tuple:
+        """Load the weights that a training begins with; return (their checkpoint or None, what to say of them)."""
+        previous = self.stage.previous if self.stage else None
+        if self.stage and self.stage.number > 1 and not previous:
+            raise FileNotFoundError(f"{self.ckpt_dir}: holds no valid checkpoint to go on from, and the stage before "
+                                    "none to start from")
+        if not (previous or finetune):
+            return None, ''
+        started_from = load_for_finetuning(self.step, self.cfg, previous or finetune)
+        if not (previous and self.cfg.carry_head):
+            return started_from, f", from the embedding in {started_from}"
+        load_head(self.step, previous)
+        return started_from, f", from the embedding and the class weight in {started_from}"
 
     def _restore(self, resume: Optional[str]) -> tuple:
         """Return (the checkpoint that was restored or None, number of steps it has done)."""
