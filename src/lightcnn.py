@@ -152,7 +152,7 @@ class LightCNN(Backbone):
     def construct(self, x, noise=None):
         maps = self.features(x)                           # (N, C, S, S) -> (N, 128, S / 16, S / 16)
         embedding = self.fc(self.flatten(maps))           # -> (N, D)
-        return embedding if noise is None else embedding * keep_mask(noise, self.dropout)
+        return embedding if noise is None else embedding * keep_mask(noise, self.dropout).astype(embedding.dtype)
 
     def parameter_group(self, name: str, cfg: Any) -> tuple:
         """Return (learning-rate multiple, weight decay) of a parameter: biases have their own, as published."""

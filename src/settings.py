@@ -83,6 +83,8 @@ lightcnn_cfg = edict({
     'keep_checkpoint_max': 40,
     'log_steps': 100,
     'sink_size': 1,                  # steps per dataset sink on Ascend and GPU; 1: no sink
+    'mixed_precision': 'auto',       # 'float16', 'bfloat16' or 'float32' on cards; 'auto': float16. The CPU: float32
+    'sync_bn': False,                # BatchNorm with the statistics of all ranks' batches, not of each its own
     'check_every': 1000,             # steps between checks that all ranks hold the same weights; 0: never
     'hang_seconds': 1800,            # without a step for so long (compiling counts) a run is given up; 0: never
     # files; a relative path is looked for under --dataset_path
@@ -99,6 +101,7 @@ lightcnn_cfg = edict({
 
 CHOICES = {
     'init': ('xavier', 'centred'),
+    'mixed_precision': ('auto', 'float16', 'bfloat16', 'float32'),
     'lr_schedule': tuple(SCHEDULES),
     'warmup': tuple(WARMUPS),
     'optimizer': ('sgd', 'nesterov', 'adamw'),

@@ -64,7 +64,7 @@ def prelu(channels: int) -> nn.PReLU:
 
 def dropout(x: Tensor, noise: Tensor, rate: float) -> Tensor:
     """Return x (N, ...) with a share `rate` set to 0 and the rest scaled up. noise: (N, numbers of x an image)."""
-    return x * keep_mask(noise, rate).reshape(x.shape)
+    return x * keep_mask(noise, rate).reshape(x.shape).astype(x.dtype)
 
 
 def halved(size: int, times: int) -> int:

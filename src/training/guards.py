@@ -76,9 +76,10 @@ def wait_for_all(device: Device) -> None:
 
 
 def check_same_weights(step: TrainStep, device: Device, done: int) -> None:
-    """Raise RuntimeError unless all ranks hold the same weights and head state, to the last bit.
+    """Raise RuntimeError unless all ranks hold the same `common_state`, to the last bit.
 
-    All ranks call it together. BatchNorm's running statistics are each rank's own and not compared.
+    All ranks call it together. BatchNorm's running statistics are compared where sync_bn shares them; else they are
+    each rank's own.
     """
     checksum = 0
     for parameter in step.common_state:

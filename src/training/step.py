@@ -18,8 +18,11 @@ from src.device import Device
 from src.heads.head import Head
 from src.training.network import TrainingNetwork, training_network
 from src.training.optimizers import build_optimizer, zeros
+from src.training.precision import mixed_precision, needs_loss_scale, precision_of
+from src.training.sync_bn import share_batch_statistics
 
 PART = 32                        # images that go through the network at once on the CPU
+STATISTICS = ('moving_mean', 'moving_variance')
 BUCKET = 2 ** 21                 # gradients that cards sum in one call, 8 MB: large enough for full bandwidth
 
 
@@ -65,7 +68,7 @@ class TrainStep(nn.Cell):
         on_cards = on_cards and rank_size > 1
         self.reducer = bucket_reducer(self.weights, rank_size) if on_cards else None
         self.host_mean = None if on_cards else host_mean(rank, rank_size, [w.shape for w in self.weights])
-        self.scaler = loss_scaler
+        self.scaler, self.sync_bn = loss_scaler, cfg.sync_bn
         self.clip_norm, self.one = cfg.clip_norm, Tensor(1.0, ms.float32)
         self.is_clipped = [cfg.clip_part == 'all' or w.name.startswith('backbone.') for w in self.weights]
         face = face_format(cfg.face_format)
@@ -89,13 +92,16 @@ class TrainStep(nn.Cell):
 
     @property
     def common_state(self) -> list:
-        """What must be equal on all ranks: the weights and what the head remembers, but not BatchNorm's statistics."""
-        return [*self.weights, *(p for p in self.state if p.name.startswith('head.'))]
+        """What must be equal on all ranks: weights, momentum, loss scale, the head's state, shared statistics."""
+        own = {p.name for p in self.own_statistics}
+        scale = [self.scaler.scale_value, self.scaler.counter] if self.scaler is not None else []
+        return [*self.weights, *self.moments, *scale, *(p for p in self.state if p.name not in own)]
 
     @property
     def own_statistics(self) -> list:
-        """What each rank measures for itself: BatchNorm's running means and variances."""
-        return [p for p in self.state if not p.name.startswith('head.')]
+        """What each rank measures for itself: BatchNorm's running means and variances, unless they are shared."""
+        return [p for p in self.state if p.name.rpartition('.')[2] in STATISTICS and not p.name.startswith('head.')
+                and not self.sync_bn]
 
     def scaled(self, images: Tensor) -> Tensor:
         """Return images as the network takes them: uint8 pixels are scaled as `FaceFormat.to_input` does."""
@@ -228,28 +234,22 @@ class SplitStep(TrainStep):
         return outputs
 
 
-def mixed_precision(network: TrainingNetwork) -> nn.Cell:
-    """Return the network in float16 but for its normalisation layers and its head; losses are float32.
-
-    A head works with lengths, margins and scales: in float16 the square of 256 overflows and 1e-12 is zero. Its product
-    with the class weights is a small share of the whole.
-    """
-    mixed = ms.amp.auto_mixed_precision(network, 'O2')
-    network.head.to_float(ms.float32)
-    return mixed
-
-
 def build_step(cfg: edict, device: Device) -> TrainStep:
-    """Return the step of a run: fp32 on the CPU, large batches in parts; elsewhere mixed precision, dynamic scale."""
+    """Return the step of a run: float32 on the CPU, large batches in parts; on cards mixed precision, dynamic scale."""
+    precision = precision_of(cfg, device)
     ms.set_seed(cfg.seed)
     network = training_network(cfg, device.target)
     network.head.set_ranks(device.rank, device.rank_size)
+    if cfg.sync_bn:
+        share_batch_statistics(network.backbone, device)
     if device.target == 'CPU':
         splits = num_parts(cfg.batch_size) > 1 and not network.needs_whole_batch
         kind = SplitStep if splits else TrainStep
         step = kind(network, cfg, device.rank, device.rank_size)
     else:
-        scaler = ms.amp.DynamicLossScaler(scale_value=2.0 ** 16, scale_factor=2, scale_window=2000)
-        step = TrainStep(mixed_precision(network), cfg, device.rank, device.rank_size, scaler, network, on_cards=True)
+        scaler = (ms.amp.DynamicLossScaler(scale_value=2.0 ** 16, scale_factor=2, scale_window=2000)
+                  if needs_loss_scale(precision, device) else None)
+        step = TrainStep(mixed_precision(network, precision), cfg, device.rank, device.rank_size, scaler, network,
+                         on_cards=True)
     step.set_train()
     return step

@@ -141,13 +141,14 @@ def test_a_long_embedding_has_a_loss(cfg):
 
 
 def test_only_cards_have_mixed_precision_and_a_loss_scale(toy_cfg):
-    """The network of a card computes in float16, that of the CPU in float32."""
+    """The maps of a card are float16, those of the CPU float32; the last layers make float32 embeddings everywhere."""
     kinds = []
     for device in (CARD, CPU, Device('GPU', 0, 0, 1)):
         step = build_step(toy_cfg, device)
-        feature = step.backbone.set_train(False)(ms.Tensor(arrays(toy_cfg)[0]))
-        kinds.append((feature.dtype, step.scaler is not None))
-    assert kinds == [(ms.float16, True), (ms.float32, False), (ms.float16, True)]
+        faces = ms.Tensor(arrays(toy_cfg)[0])
+        maps = step.backbone.bn(step.backbone.conv(faces))
+        kinds.append((maps.dtype, step.backbone.set_train(False)(faces).dtype, step.scaler is not None))
+    assert kinds == [(ms.float16, ms.float32, True), (ms.float32, ms.float32, False), (ms.float16, ms.float32, True)]
 
 
 @pytest.mark.parametrize('name, channels', [('lightcnn', 1), ('arcface', 3)])
