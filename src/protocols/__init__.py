@@ -7,13 +7,20 @@ A set of pairs (SETS, or the file of one) is a protocol too.
 """
 from src.options import entry
 from src.protocols.blufr import BLUFR
+from src.protocols.ijb import IJBB, IJBB_1N, IJBC, IJBC_1N
 from src.protocols.lfw import LFW
+from src.protocols.megaface import MEGAFACE
 from src.protocols.pair_set import SETS, PairSet, is_set
 from src.protocols.protocol import Protocol
 
 PROTOCOLS = {
     'lfw': LFW,
     'blufr': BLUFR,
+    'ijbb': IJBB,
+    'ijbc': IJBC,
+    'ijbb_1n': IJBB_1N,
+    'ijbc_1n': IJBC_1N,
+    'megaface': MEGAFACE,
 }
 
 

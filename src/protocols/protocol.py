@@ -1,7 +1,7 @@
 """The interface of a protocol: which images it lists, how features are scored, and how its numbers are shown."""
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Optional
 
 import numpy as np
@@ -117,6 +117,17 @@ def in_order(features: np.ndarray, keys: Sequence, key_of: Callable = image_id) 
                              "--report needs both")
         return features[[rows[key] for key in wanted]]
     return features_of
+
+
+def numbers_of(other: Any) -> dict:
+    """Return the numbers of a `Scored`, or those of --json as they are."""
+    return other.numbers if isinstance(other, Scored) else other
+
+
+def plain_comparison(rows: Iterable, other_rows: Iterable) -> list:
+    """Return rows of `Protocol.comparison` without interval and test. rows: of (name, percent or None, ...)."""
+    return [(name, this, that, None if None in (this, that) else this - that, (None, None), np.nan)
+            for (name, this, *_), (_, that, *_) in zip(rows, other_rows)]
 
 
 def warn(text: str) -> None:

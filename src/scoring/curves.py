@@ -57,6 +57,14 @@ def roc_figure(runs: dict, of: str = '') -> str:
                       xlim=(0.9 / num, 1), ylim=(0, 101), of=of)
 
 
+def line_figure(runs: dict, key: str, ylabel: str, xlabel: str, of: str = '', **axis: Any) -> str:
+    """Return the curves (x, shares) that stand as `key` in each result as SVG, in percent. of: the protocol's name."""
+    def draw(axes, result, label, colour):
+        x, shares = result[key]
+        axes.plot(x, 100 * np.asarray(shares), label=label, color=colour, marker='.' if len(x) < 8 else None)
+    return svg_figure(_lines(runs, draw), ylabel, xlabel, of=of, ylim=(0, 101), **axis)
+
+
 def score_figure(runs: dict, of: str = '') -> str:
     """Return histograms of genuine and impostor scores as SVG; the impostors' are outlines."""
     def draw(axes, result, label, colour):

@@ -82,6 +82,15 @@ def lfw_comparison(scores: tuple, other_scores: tuple, people: np.ndarray, num_r
     return rows
 
 
+def person_shares(people: np.ndarray, hits: Sequence, num_resamples: int = NUM_RESAMPLES) -> list:
+    """Return (low, high) of the share of each of `hits` (N,) bool by a bootstrap over people (N,)."""
+    persons, compact = np.unique(people, return_inverse=True)
+    drawn = np.random.default_rng(0).integers(len(persons), size=(num_resamples, len(persons)))
+    totals = np.bincount(compact, minlength=len(persons))[drawn].sum(1)
+    shares = [np.bincount(compact, weights=hit, minlength=len(persons))[drawn].sum(1) / totals for hit in hits]
+    return _percentiles(np.stack(shares, 1))
+
+
 def _percentiles(statistics):
     """(B, S) -> S pairs (low, high); nan where nothing was measured."""
     tail = (1 - LEVEL) / 2
