@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 from conftest import PROJECT, TINY, rounding
-from protocols.twins import write_ijb, write_megaface
+from protocols.twins import write_ijb, write_megaface, write_rfw
 from test_convert import make_tsv
 from test_project import bash
 
@@ -166,6 +166,7 @@ def test_commands_run(tmp_path, synthetic):
     faces_in_arcface_format(tmp_path / 'faces112', synthetic)
     write_ijb(tmp_path, subjects=3, unknown=1, pictures=True)
     write_megaface(tmp_path / 'megaface', people=2, each=2, distractors=12, pictures=True)
+    write_rfw(tmp_path / 'RFW', people=3, each=2, pairs=10, pictures=True)
     people = sorted({name.split('/')[0] for name in protocol('lfw').images(get_config(dataset_path=str(synthetic)))[0]})
     (tmp_path / 'groups.tsv').write_text(''.join(f'{p}\t{("even", "odd")[i % 2]}\n' for i, p in enumerate(people)))
     (tmp_path / 'hccl.json').write_text(json.dumps(rank_table('10.0.0.1', {d: f'192.168.1.{d + 1}' for d in range(8)})))

@@ -47,7 +47,7 @@ def read_pairs(path: str) -> Pairs:
         return read_cfp(path)
     lines = _lines(path)
     first = next((line.split() for _, line in lines if line.strip()), [])
-    if first and all(field.isdigit() for field in first) and len(first) <= 2:
+    if first and all(field.isdigit() for field in first) and len(first) <= 2 or _is_lfw_pair(first):
         return read_lfw(path)
     fields = next((_fields(line, _delimiter(line), path, number) for number, line in lines if line.strip()), [])
     return read_alternating(path) if len(fields) == 2 else read_table(path)
@@ -56,12 +56,13 @@ def read_pairs(path: str) -> Pairs:
 def read_lfw(path: str, extension: str = '.jpg') -> Pairs:
     """Return the pairs of LFW's pairs.txt or pairsDev*.txt; names are '<person>/<person>_0001.jpg'.
 
-    Its first line '10 300' gives the folds: 300 genuine pairs and 300 impostor pairs each.
+    Its first line '10 300' gives the folds: 300 genuine pairs and 300 impostor pairs each. RFW's lists have no such
+    line; theirs are told by the order.
     """
-    builder, header = _Builder(), []
+    builder, header = _Builder(), None
     for number, line in _lines(path):
         fields = line.split()
-        if number == 1:
+        if number == 1 and not _is_lfw_pair(fields):
             header = fields
             continue
         if not fields:
@@ -73,7 +74,13 @@ def read_lfw(path: str, extension: str = '.jpg') -> Pairs:
         builder.add(*(f'{person}/{person}_{int(n):04d}{extension}' for person, n in zip(people, (fields[1],
                     fields[-1]))), len(fields) == 3, f'{path}, line {number}')
     pairs = builder.pairs(path)
-    return pairs._replace(folds=_lfw_folds(header, pairs.same, path))
+    return pairs._replace(folds=tenths(pairs.same) if header is None else _lfw_folds(header, pairs.same, path))
+
+
+def _is_lfw_pair(fields):
+    """Whether a line is 'person n m' or 'person n person m', as far as one line can tell."""
+    return len(fields) in (3, 4) and _is_number(fields[1]) and _is_number(fields[-1]) and not (
+        _is_number(fields[0]) or len(fields) == 4 and _is_number(fields[2]))
 
 
 def _is_number(text):

@@ -12,6 +12,7 @@ from src.protocols.lfw import LFW
 from src.protocols.megaface import MEGAFACE
 from src.protocols.pair_set import SETS, PairSet, is_set
 from src.protocols.protocol import Protocol
+from src.protocols.rfw import RFW
 
 PROTOCOLS = {
     'lfw': LFW,
@@ -21,6 +22,7 @@ PROTOCOLS = {
     'ijbb_1n': IJBB_1N,
     'ijbc_1n': IJBC_1N,
     'megaface': MEGAFACE,
+    'rfw': RFW,
 }
 
 

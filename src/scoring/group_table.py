@@ -52,8 +52,8 @@ def _share(share):
 
 
 def _span(interval):
-    return '-' if None in interval else f'{interval[0]:.2f} .. {interval[1]:.2f}'
+    return '-' if None in interval else f'{interval[0]:.1f} .. {interval[1]:.1f}'
 
 
 def _share_span(interval):
-    return '-' if None in interval else f'{100 * interval[0]:.3g} .. {100 * interval[1]:.3g}%'
+    return '-' if None in interval else f'{100 * interval[0]:.2g} .. {100 * interval[1]:.2g}%'

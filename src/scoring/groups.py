@@ -70,6 +70,8 @@ def measure(features: Vectors, people: np.ndarray, groups: Groups, genuine_pairs
     genuine = exact_scores(features, features, *np.asarray(genuine_pairs).T)
     drawn = _draws(len(persons), num_resamples)
     of_genuine = _listed(groups, compact, genuine_pairs, drawn)
+    counts = [[len(np.unique(compact[rows])) for rows in (groups.of_row == g, genuine_pairs[:, 0][
+        groups.cells(genuine_pairs) == g * (len(groups.names) + 1)])] for g in range(len(groups.names))]
     impostors = _All(features, compact, groups, drawn, memory_mb) if impostor_pairs is None else \
         _Listed(features, compact, groups, impostor_pairs, drawn)
     points = []
@@ -81,15 +83,15 @@ def measure(features: Vectors, people: np.ndarray, groups: Groups, genuine_pairs
         accepted = genuine >= threshold
         points.append({'far': far, 'threshold': threshold, 'tpr': _number(np.mean(accepted)),
                        'impostor_pairs': impostors.num_pairs,
-                       **_point(of_genuine(accepted), impostors, threshold, groups)})
+                       **_point(of_genuine(accepted), impostors, threshold, groups, np.array(counts))})
     return {'groups': list(groups.names), 'points': points,
             'pictures': [int(np.sum(groups.of_row == g)) for g in range(len(groups.names))],
-            'people': [len(np.unique(compact[groups.of_row == g])) for g in range(len(groups.names))],
+            'people': [count for count, _ in counts],
             'without_group': int(np.sum(groups.of_row < 0))}
 
 
-def _point(genuine, impostors, threshold, groups):
-    """Return the numbers of all groups at a threshold. genuine: `Cells` there."""
+def _point(genuine, impostors, threshold, groups, counts):
+    """Return the numbers of all groups at a threshold. genuine: `Cells` there; counts (G, 2): people, with mates."""
     num = len(groups.names)
     own = np.arange(num) * (num + 1)                         # the cells of one group with itself
     cells = impostors.cells(threshold)
@@ -104,14 +106,16 @@ def _point(genuine, impostors, threshold, groups):
                for g in range(num) for h in range(g + 1, num)]
     misses = genuine._replace(accepted=genuine.totals - genuine.accepted,
                               resampled_accepted=genuine.resampled_totals - genuine.resampled_accepted)
-    return {'by_group': by_group, 'between': between, 'far_ratio': ratio(cells, own, groups.names),
-            'miss_ratio': ratio(misses, own, groups.names)}
+    return {'by_group': by_group, 'between': between, 'far_ratio': ratio(cells, own, groups.names, counts[:, 0] // 2),
+            'miss_ratio': ratio(misses, own, groups.names, counts[:, 1])}
 
 
-def ratio(cells: Cells, own: np.ndarray, names: Sequence) -> Optional[dict]:
+def ratio(cells: Cells, own: np.ndarray, names: Sequence, independent: np.ndarray) -> Optional[dict]:
     """Return the ratio of the highest and the lowest share among cells `own`; None if fewer than two are measured.
 
-    'ratio' is None (infinite) if the lowest is 0. The interval holds for any two of the cells at once.
+    independent: (G,) how many independent observations are in each cell. 'ratio' is None (infinite) if the lowest is 0;
+    then the lower end of the interval takes for it what 0 of so many observations leave possible. The interval holds
+    for any two of the cells at once.
     """
     shares = cells.shares()[own]
     measured = np.flatnonzero(np.isfinite(shares))
@@ -119,12 +123,17 @@ def ratio(cells: Cells, own: np.ndarray, names: Sequence) -> Optional[dict]:
         return None
     worst, best = measured[np.argmax(shares[measured])], measured[np.argmin(shares[measured])]
     high, low = cells.resampled()[:, own[worst]], cells.resampled()[:, own[best]]
-    with np.errstate(invalid='ignore', divide='ignore'):
-        ratios = high / low
-    level = 1 - (1 - LEVEL) / (len(measured) * (len(measured) - 1) / 2)
-    return {'worst': names[worst], 'best': names[best],
-            'ratio': float(shares[worst] / shares[best]) if shares[best] > 0 else None,
-            'interval95': _interval(ratios[~np.isnan(ratios)], level)}
+    wrong = (1 - LEVEL) / (len(measured) * (len(measured) - 1) / 2)
+    if shares[best] > 0:
+        with np.errstate(invalid='ignore', divide='ignore'):
+            interval = _interval(high / low, 1 - wrong)
+    elif shares[worst] > 0:
+        least = _interval(high, 1 - wrong)[0]
+        interval = [least and least / far_bound.upper_bound(0.0, int(independent[best]), 1 - wrong / 2), None]
+    else:
+        return None                                          # no share to compare
+    return {'worst': names[worst], 'best': names[best], 'interval95': interval,
+            'ratio': float(shares[worst] / shares[best]) if shares[best] > 0 else None}
 
 
 def _number(share):

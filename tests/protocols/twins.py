@@ -81,6 +81,29 @@ def write_megaface(root, *, seed=0, people=6, each=5, distractors=80, devkit=Fal
     return probes, others
 
 
+def write_rfw(root, *, seed=0, people=12, each=5, pairs=30, pictures=False, txts=False):
+    """Write the four sets with their lists: `pairs` genuine and as many impostor pairs each, in ten folds."""
+    rng = np.random.default_rng(seed)
+    for name in ('African', 'Asian', 'Caucasian', 'Indian'):
+        folder = root / 'txts' / name if txts else root / name
+        (root / 'data' / name if txts else root / name).mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        lines = []
+        for fold in range(10):
+            for _ in range(pairs // 10):
+                a, b = rng.choice(each, 2, replace=False) + 1
+                lines.append((fold, 0, f'm.{name[:2]}{rng.integers(people)}\t{a}\t{b}\n'))
+                p, q = rng.choice(people, 2, replace=False)
+                lines.append((fold, 1, f'm.{name[:2]}{p}\t{rng.integers(1, each + 1)}\tm.{name[:2]}{q}\t'
+                              f'{rng.integers(1, each + 1)}\n'))
+        (folder / f'{name}_pairs.txt').write_text(''.join(line for *_, line in sorted(lines, key=lambda row: row[:2])))
+        for person in range(people if pictures else 0):
+            for i in range(1, each + 1):
+                picture = f'm.{name[:2]}{person}'
+                write_picture((root / 'data' if txts else root) / name / picture / f'{picture}_{i:04d}.jpg', rng,
+                              (128, 128))
+
+
 def features_of_people(people, seed=0, size=32, noise=1.0, length=None):
     """Return features (N, size) float32 in which people can be told apart; people -1 are all different."""
     rng = np.random.default_rng(seed)
