@@ -10,6 +10,7 @@ from src.protocols.blufr import BLUFR
 from src.protocols.ijb import IJBB, IJBB_1N, IJBC, IJBC_1N
 from src.protocols.lfw import LFW
 from src.protocols.megaface import MEGAFACE
+from src.protocols.own import OWN
 from src.protocols.pair_set import SETS, PairSet, is_set
 from src.protocols.protocol import Protocol
 from src.protocols.rfw import RFW
@@ -23,6 +24,7 @@ PROTOCOLS = {
     'ijbc_1n': IJBC_1N,
     'megaface': MEGAFACE,
     'rfw': RFW,
+    'own': OWN,
 }
 
 

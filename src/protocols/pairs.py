@@ -147,10 +147,11 @@ def measure_pairs(features: np.ndarray, rows: np.ndarray, same: np.ndarray, *, f
     return {**result, 'grid_accuracy': grid, 'pairs': rows[order], 'names': names}
 
 
-def scored_pairs(result: dict, protocol: Protocol) -> Scored:
+def scored_pairs(result: dict, protocol: Protocol, *, num_resamples: int = uncertainty.NUM_RESAMPLES) -> Scored:
     """Return the `Scored` of a result of `measure_pairs` that has 'people' (P, 2)."""
     fars = tuple(result['tpr_at_far'])
-    intervals = uncertainty.lfw_intervals(result['genuine'], result['impostor'], result['people'], fars=fars)
+    intervals = uncertainty.lfw_intervals(result['genuine'], result['impostor'], result['people'], num_resamples,
+                                          fars=fars)
     points = [operating_point(protocol.name, far, threshold, tpr, intervals[f'tpr@{far:g}'], len(result['impostor']))
               for far, (tpr, threshold) in result['tpr_at_far'].items() if not math.isnan(tpr)]
     numbers = pair_numbers(result, protocol.name)

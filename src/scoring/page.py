@@ -41,7 +41,8 @@ def write_page(file: str, runs: dict, image_root: str, note: str = '') -> None:
         num_trials=next((len(scored.numbers['trials']) for run in runs.values() for scored in run.values()
                          if 'trials' in scored.numbers), 0),
         points={label: [row for scored in run.values() for row in _point_rows(scored)] for label, run in runs.items()},
-        figures=figures, worst=_worst_of(runs, image_root), image_root=image_root) + '\n')
+        figures=figures, worst=_worst_of(runs, image_root), galleries=_galleries_of(runs),
+        image_root=image_root) + '\n')
 
 
 def _template(name: str) -> Template:
@@ -59,6 +60,15 @@ def _worst_of(runs: dict, image_root: str) -> list:
              for scored in run.values() if 'pairs' in scored.result]
     several = len({title for _, title, _ in found}) > 1
     return [(', '.join([title] * several + [label] * (len(runs) > 1)), pairs) for label, title, pairs in found]
+
+
+def _galleries_of(runs: dict) -> list:
+    """Return [(title, explanation, pairs)] of the further pairs that a protocol wants to be looked at."""
+    return [(', '.join([title] + [label] * (len(runs) > 1)), text, [
+        {'score': f'{score:.4f}', 'names': list(pair),
+         'pictures': [_picture(scored.result['picture_of'](name)) for name in pair]} for score, *pair in rows])
+        for label, run in runs.items() for scored in run.values()
+        for title, text, rows in scored.result.get('galleries', ())]
 
 
 def summary_rows(runs: dict) -> list:
