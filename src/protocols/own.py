@@ -155,6 +155,11 @@ class Own(PairProtocol):
         lines.append(f"  EER where the threshold is {numbers['eer_threshold']:.6f}")
         return lines + textwrap.wrap(self.note(numbers), 80) + _suspicious_lines(numbers)
 
+    def note(self, numbers: dict) -> str:
+        """Return one sentence about whose numbers these are."""
+        return (f"Intervals: over people, of whom {numbers['num_with_pairs']} have two pictures or more. An EER that "
+                'lies in the interval of another network can be as good.')
+
     def summary(self, numbers: dict) -> Iterator:
         return ((f'Own {name}', value, interval) for name, value, interval in _rows(numbers))
 
@@ -196,7 +201,8 @@ def own_numbers(result: dict) -> dict:
             'sizes': [len(split.smaller), len(split.larger)]} for split in result['two']]
     one = [{'people': [first[a], first[b]], 'score': score} for a, b, score in result['one']]
     used = len(result['genuine']), len(result['impostor'])
-    return {'num_people': len(first), 'num_pictures': len(names), 'seed': result['seed'],
+    return {'num_people': len(first), 'num_pictures': len(names),
+            'num_with_pairs': int((np.unique(labels, return_counts=True)[1] > 1).sum()), 'seed': result['seed'],
             'pairs': {kind: {'used': used[i], 'all': result['all'][i]} for i, kind in enumerate(('genuine',
                                                                                                  'impostor'))},
             'eer': percent(1 - result['eer100']), 'eer_threshold': result['eer_threshold'],
