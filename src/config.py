@@ -102,6 +102,9 @@ def check_config(cfg: edict) -> None:
         _check_value(key, cfg[key], type(default))
     if cfg.resize_size < cfg.image_size:
         raise ValueError(f"resize_size={cfg.resize_size} is smaller than the crop image_size={cfg.image_size}")
+    if cfg.faces_per_person == 1 or cfg.faces_per_person and cfg.batch_size % cfg.faces_per_person:
+        raise ValueError(f"faces_per_person={cfg.faces_per_person}: should be 0, or 2 or more and divide batch_size="
+                         f"{cfg.batch_size}")
     for key in ('lr_steps', 'lr_epochs'):
         numbers(cfg[key])
     if cfg.lr_schedule == 'mhlr' and cfg.sink_size > 1:

@@ -3,7 +3,8 @@
     faces = FaceFolder(cfg)
     images, labels, noise = TrainingBatches(faces, cfg)[step]    # (b, C, S, S) float32, (b,) int32, (b, M) float32
 
-One epoch is one permutation of all images, drawn from (seed, epoch). Crop, flip and the uniform noise of dropout come
+One epoch is one permutation of all images, drawn from (seed, epoch), or with faces_per_person=K as many batches of
+people x K faces (src/data/people_and_faces.py). Crop, flip and the uniform noise of dropout come
 from (seed, k) for the whole global batch, of which a rank takes its rows: N ranks of batch b see the same images as
 one of batch N*b.
 """
@@ -25,6 +26,7 @@ from src.data.face_format import FaceFormat, check_formats, face_format
 from src.data.images import check_alignment, find_image, in_colour, is_root, listed_faces, read_face, resize
 from src.data.lists import check_train_labels, write_text
 from src.data.pack import Pack
+from src.data.people_and_faces import PeopleAndFaces
 from src.device import Device
 
 EMBEDDING_SIZE = 256
@@ -193,12 +195,14 @@ def _decode_all(faces, num_workers):
 class TrainingBatches:
     """Random access to batches by global step, counted from 0 over all epochs.
 
-    as_bytes: images are (b, C, S, S) uint8, a quarter of the bytes, which the step scales where it runs.
+    as_bytes: images are (b, C, S, S) uint8, a quarter of the bytes, which the step scales where it runs. in_halves:
+    with cfg.faces_per_person=K, row i of a rank's batch and row i + b / K are of one person, else K rows in a row are;
+    either way a rank has all K faces of its people.
     """
 
     def __init__(self, faces: Union[PackedFaces, FaceFolder], cfg: edict, rank: int = 0, rank_size: int = 1,
-                 noise_size: int = EMBEDDING_SIZE, *, as_bytes: bool = False):
-        self.faces, self.cfg, self.rank, self.as_bytes = faces, cfg, rank, as_bytes
+                 noise_size: int = EMBEDDING_SIZE, *, as_bytes: bool = False, in_halves: bool = False):
+        self.faces, self.cfg, self.as_bytes, self.in_halves = faces, cfg, as_bytes, in_halves
         self.noise_size = max(1, noise_size)                       # MindSpore has no arrays of no numbers
         self.global_batch = cfg.batch_size * rank_size
         self.steps_per_epoch = len(faces) // self.global_batch     # the rest of an epoch's permutation is dropped
@@ -206,6 +210,13 @@ class TrainingBatches:
             raise ValueError(f"{faces.list_file}: {len(faces)} images do not fill one global batch of "
                              f"{self.global_batch}; lower batch_size")
         self.permutation = lru_cache(2)(self._permutation)
+        self.people = None
+        self.mine = slice(rank * cfg.batch_size, (rank + 1) * cfg.batch_size)      # of the rows of a global batch
+        if cfg.faces_per_person:
+            self.people = PeopleAndFaces(faces.labels, cfg.faces_per_person, self.global_batch, cfg.seed)
+            if in_halves:
+                places = np.arange(self.global_batch).reshape(cfg.faces_per_person, rank_size, -1)
+                self.mine = places[:, rank].reshape(-1)
 
     def __len__(self) -> int:
         return self.steps_per_epoch * self.cfg.epochs
@@ -213,11 +224,17 @@ class TrainingBatches:
     def _permutation(self, epoch):
         return np.random.default_rng([self.cfg.seed, _EPOCH, epoch]).permutation(len(self.faces)).astype(np.int32)
 
-    def __getitem__(self, step: int) -> tuple:
-        cfg = self.cfg
+    def global_rows(self, step: int) -> np.ndarray:
+        """Return the rows of the training set that the ranks together take in a step."""
+        if self.people:
+            rows = self.people.rows(step)                                   # (P, K)
+            return (rows.T if self.in_halves else rows).reshape(-1)
         epoch, place = divmod(int(step), self.steps_per_epoch)
-        mine = slice(self.rank * cfg.batch_size, (self.rank + 1) * cfg.batch_size)
-        rows = self.permutation(epoch)[place * self.global_batch:][:self.global_batch][mine]
+        return self.permutation(epoch)[place * self.global_batch:][:self.global_batch]
+
+    def __getitem__(self, step: int) -> tuple:
+        cfg, mine = self.cfg, self.mine
+        rows = self.global_rows(step)[mine]
         rng = np.random.default_rng([cfg.seed, _STEP, int(step)])
         faces = AUGMENTS[cfg.augment](self.faces.read(rows), cfg.image_size, rng, self.global_batch, mine)
         noise = rng.random((self.global_batch, self.noise_size), np.float32)[mine]

@@ -24,6 +24,7 @@ lightcnn_cfg = edict({
     'epochs': 80,
     'num_steps': 0,                  # how many steps to train; 0: as many as `epochs` give
     'batch_size': 128,               # per device
+    'faces_per_person': 0,           # K: batches of people x K faces, for heads that compare them; 0: any faces
     'lr': 0.01,
     'lr_schedule': 'step',           # 'step': x lr_decay every lr_decay_epochs; others: see src/lr_generator.py
     'lr_decay': 0.457305051927326,

@@ -48,6 +48,22 @@ def test_ranks_share_what_one_process_sees(cfg, augment):
     assert all(np.array_equal(np.concatenate(p), w) for p, w in zip(zip(*parts), whole))
 
 
+@pytest.mark.parametrize('in_halves', [False, True])
+def test_ranks_share_batches_of_people_and_faces(cfg, in_halves):
+    cfg.faces_per_person = 2
+    whole = TrainingBatches(FaceFolder(cfg), cfg, in_halves=in_halves)
+    cfg.batch_size = 4
+    ranks = [TrainingBatches(FaceFolder(cfg), cfg, rank, 2, in_halves=in_halves) for rank in range(2)]
+    for step in (0, 5):
+        parts, order = [rank[step] for rank in ranks], np.argsort(np.concatenate([np.arange(8)[r.mine] for r in ranks]))
+        assert in_halves or (order == np.arange(8)).all()
+        for part, every in zip(zip(*parts), whole[step]):
+            assert np.array_equal(np.concatenate(part)[order], every)
+        for _, labels, _ in parts:
+            pairs = labels.reshape(2, 2).T if in_halves else labels.reshape(2, 2)
+            assert (pairs[:, 0] == pairs[:, 1]).all() and pairs[0, 0] != pairs[1, 0]
+
+
 def test_crops_come_from_the_picture(cfg):
     faces = FaceFolder(cfg)
     batches = TrainingBatches(faces, cfg)

@@ -10,6 +10,7 @@ from mindspore import dtype as mstype
 
 from src.heads.penalties import PENALTY_OPTIONS, Penalties
 from src.heads.ranks import Ranks
+from src.heads.watch import watched_classes
 from src.initializers import Init
 
 SHORTEST_HALF = 1e-3         # float16 rows shorter than this are not stretched to length 1: gradients would overflow
@@ -44,6 +45,7 @@ class Head(nn.Cell):
     batch_statistics = False     # whether it looks at the batch as a whole: the batch cannot be split then
     flat_settings = {}           # {option: the older setting of src/settings.py that gives it}
     has_weight = True            # whether there is a vector a class, to which penalties can be added
+    pairs_halves = False         # whether row i of a batch's first half and row i of the second are of one person
 
     def __init__(self, num_classes: int, embedding_size: int, init: Init, options: dict):
         super().__init__()
@@ -77,6 +79,11 @@ class Head(nn.Cell):
         if self.penalties is not None:
             loss = loss + self.penalties(embedding, labels)
         return loss, hits
+
+    def watched(self, embedding: Tensor, labels: Tensor) -> Tensor:
+        """Return the sums (3,) over the rows of what src/heads/watch.py names; the head's state stays as it is."""
+        centers = self.weight.shape[0] // self.num_classes
+        return watched_classes(embedding, labels, self.weight, self.num_classes, centers)
 
     def loss_of_batch(self, embedding: Tensor, labels: Tensor) -> tuple:
         """Return (loss, hits) without penalties."""

@@ -8,6 +8,7 @@ from mindspore import dtype as mstype
 
 from src.heads.head import Head, unit
 from src.heads.ranks import gathered, gathered_labels, own
+from src.heads.watch import watched_pairs
 from src.options import Option
 
 FAR = 1e30
@@ -20,9 +21,17 @@ class BatchHead(Head):
     has_weight = False
     batch_statistics = True
 
+    def check_faces(self, faces_per_person: int) -> None:
+        """Raise ValueError if batches of the training with so many faces a person (0: any) hold no pairs for it."""
+
     def prepared(self, embedding: Tensor) -> Tensor:
         """Return the embeddings (N, D) in float32, at length 1 if so asked."""
         return unit(embedding) if self.options.get('normalise', True) else embedding.astype(mstype.float32)
+
+    def watched(self, embedding: Tensor, labels: Tensor) -> Tensor:
+        """Return the sums (3,) of src/heads/watch.py, from the pairs of all ranks' batches."""
+        every = gathered(self.ranks, ops.stop_gradient(embedding.astype(mstype.float32)))
+        return watched_pairs(embedding, every, labels, gathered_labels(self.ranks, labels))
 
     def hits(self, embedding: Tensor, labels: Tensor) -> Tensor:
         """Return how many rows of this rank have a nearest other row with the same label."""
@@ -63,6 +72,12 @@ class Contrastive(BatchHead):
         'pairs': Option('online', ('online', 'all', 'halves', 'gluon'), None, 'which pairs count'),
         'normalise': NORMALISE,
     }
+
+    def check_faces(self, faces_per_person: int) -> None:
+        """Raise ValueError for pairs that no batch of the training is made of."""
+        if self.options['pairs'] in ('halves', 'gluon'):
+            raise ValueError(f"head contrastive: pairs={self.options['pairs']} takes batches of chosen pairs, which "
+                             "training does not make; take pairs=online or pairs=all")
 
     def loss_of_batch(self, embedding: Tensor, labels: Tensor) -> tuple:
         """Return (loss, hits)."""
@@ -120,6 +135,13 @@ class MPS(BatchHead):
         'margin': Option(1.0, 0.0, 10.0, 'how far genuine cosines should lie above impostors'),
         'rule': Option('paper', ('paper', 'gluon'), None, 'a sample at a time, or all with all'),
     }
+    pairs_halves = True
+
+    def check_faces(self, faces_per_person: int) -> None:
+        """Raise ValueError unless batches hold two faces of every person."""
+        if faces_per_person != 2:
+            raise ValueError(f"head mps compares two faces of every person of a batch: set faces_per_person=2, not "
+                             f"{faces_per_person}")
 
     def loss_of_batch(self, embedding: Tensor, labels: Tensor) -> tuple:
         """Return (loss, hits)."""

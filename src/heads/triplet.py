@@ -34,6 +34,12 @@ class Triplet(BatchHead):
         self.margin = options['margin']
         self.step = Parameter(Tensor(0, mstype.int32), name='step', requires_grad=False)
 
+    def check_faces(self, faces_per_person: int) -> None:
+        """Raise ValueError for triplets that no batch of the training is made of."""
+        if self.options['mining'] == 'given':
+            raise ValueError("head triplet: mining=given takes batches of chosen triplets, which training does not "
+                             "make; take mining=hardest, semihard, random or all")
+
     def loss_of_batch(self, embedding: Tensor, labels: Tensor) -> tuple:
         """Return (loss, hits)."""
         x = self.prepared(embedding)

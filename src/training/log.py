@@ -3,11 +3,14 @@ import json
 import math
 import os
 import time
+from collections.abc import Sequence
 
 import numpy as np
 from easydict import EasyDict as edict
 
 from src.data.lists import write_text
+
+WATCHED = ('target_cosine', 'hard_negatives', 'embedding_norm')     # in the order of src/heads/watch.py
 
 
 class TrainLog:
@@ -19,7 +22,7 @@ class TrainLog:
         self.global_batch, self.steps_per_epoch, self.num_steps = global_batch, steps_per_epoch, num_steps
         self.first_step = self.last_step = self.epoch_step = first_step
         self.start = self.last_time = self.epoch_time = time.time()
-        self.losses, self.hits, self.num_seen = [], 0.0, 0
+        self.losses, self.watched, self.hits, self.num_seen = [], [], 0.0, 0
         if is_writer:
             self._keep_up_to(first_step)
 
@@ -28,10 +31,15 @@ class TrainLog:
         rows = read_log(self.file)
         write_text(self.file, ''.join(json.dumps(r) + '\n' for r in rows if r['step'] <= step))
 
-    def step(self, step: int, loss: float, hits: float, lr: float) -> None:
-        """Take in one step; print and write a line every log_steps and at the end of an epoch."""
+    def step(self, step: int, loss: float, hits: float, lr: float, watched: Sequence = ()) -> None:
+        """Take in one step; print and write a line every log_steps and at the end of an epoch.
+
+        hits and watched are sums over the global batch; the line has the means since the last one.
+        """
         if math.isfinite(loss):                        # an overflow that the loss scale skips is not
             self.losses.append(loss)
+        if watched and all(map(math.isfinite, watched)):
+            self.watched.append(watched)
         self.hits += hits
         self.num_seen += 1                             # fewer than steps where several run in one sink
         ends_epoch = step % self.steps_per_epoch == 0
@@ -54,13 +62,19 @@ class TrainLog:
         now, num = time.time(), step - self.last_step
         row = {'step': step, 'epoch': self.epoch_of(step), 'loss': float(np.mean(self.losses or [math.inf])),
                'lr': float(lr), 'top1': self.hits / (self.num_seen * self.global_batch),
-               'images_per_s': num * self.global_batch / (now - self.last_time)}
+               'images_per_s': num * self.global_batch / (now - self.last_time), **self._watched()}
         remaining = (now - self.start) / (step - self.first_step) * (self.num_steps - step)
         self.say(f"epoch: {row['epoch']} step: {1 + (step - 1) % self.steps_per_epoch}, loss is {row['loss']:.5g}, "
                  f"lr {row['lr']:.4g}, top-1 {100 * row['top1']:.1f} %, {row['images_per_s']:.1f} images/s, "
-                 f"{duration(remaining)} left")
+                 f"{duration(remaining)} left{watched_text(row)}")
         self.write(row)
-        self.losses, self.hits, self.num_seen, self.last_step, self.last_time = [], 0.0, 0, step, now
+        self.losses, self.watched, self.hits, self.num_seen = [], [], 0.0, 0
+        self.last_step, self.last_time = step, now
+
+    def _watched(self):
+        """Return {name: mean over the images since the last line} of what src/heads/watch.py names."""
+        means = np.mean(self.watched, 0) / self.global_batch if self.watched else ()
+        return {name: float(mean) for name, mean in zip(WATCHED, means)}
 
     def _epoch_line(self, step):
         milliseconds = 1000 * (time.time() - self.epoch_time)
@@ -78,6 +92,14 @@ class TrainLog:
         if self.is_writer:
             with open(self.file, 'a', encoding='utf-8') as log:
                 log.write(json.dumps(row) + '\n')
+
+
+def watched_text(row: dict) -> str:
+    """Return what is watched, for the end of a line for people."""
+    if WATCHED[0] not in row:
+        return ''
+    cosine, hard, norm = (row[name] for name in WATCHED)
+    return f", target cosine {cosine:.3f}, hard negatives {100 * hard:.2f} %, embedding norm {norm:.3g}"
 
 
 def read_log(file: str) -> list:

@@ -1,7 +1,7 @@
 """The network that is trained: a backbone and the head on top, both with the initial weights of the run's seed."""
 from typing import Any, Optional
 
-from mindspore import nn
+from mindspore import nn, ops
 
 from src.backbone import Backbone
 from src.backbones import backbone_class, build_backbone
@@ -12,7 +12,10 @@ from src.initializers import Init
 
 
 class TrainingNetwork(nn.Cell):
-    """(images (N, C, S, S), labels (N,), noise (N, M)) -> (loss, top-1 hits)."""
+    """(images (N, C, S, S), labels (N,), noise (N, M)) -> (loss, sums over the rows).
+
+    Sums, (4,) float32: top-1 hits, then what src/heads/watch.py names.
+    """
 
     def __init__(self, backbone: Backbone, head: Head):
         super().__init__()
@@ -24,7 +27,9 @@ class TrainingNetwork(nn.Cell):
 
     def construct(self, images, labels, noise):
         embedding = self.backbone(images, noise) if self.takes_noise else self.backbone(images)
-        return self.head(embedding, labels)
+        loss, hits = self.head(embedding, labels)
+        watched = ops.stop_gradient(self.head.watched(embedding, labels))
+        return loss, ops.concat((hits.reshape(1), watched))
 
     def parameter_group(self, name: str, cfg: Any) -> tuple:
         """Return (learning-rate multiple, weight decay) of the parameter `name`: its part's, times the settings'."""

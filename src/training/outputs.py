@@ -1,7 +1,7 @@
 """The loop over steps and batches: what each step gave, fetched while the next one runs.
 
     for out in step_outputs(step, batches, rates, range(first, last), cfg, pause):
-        out.done, out.loss, out.hits, out.settled
+        out.done, out.loss, out.hits, out.settled, out.watched
 
 What comes out of a step must be taken in before the next `next`: rates may depend on it.
 """
@@ -21,7 +21,8 @@ class Output(NamedTuple):
 
     done: steps done so far. loss: infinite if none of them changed a weight. hits: top-1 hits a step, of all ranks.
     updated: how many of them changed weights. skipped: steps in a row, up to this one, that changed none. settled:
-    whether the weights are those after this step; else the next one is already under way.
+    whether the weights are those after this step; else the next one is already under way. watched: sums a step of what
+    src/heads/watch.py names, over the rows of all ranks.
     """
 
     done: int
@@ -30,6 +31,7 @@ class Output(NamedTuple):
     updated: int
     skipped: int
     settled: bool
+    watched: tuple = ()
 
 
 def step_outputs(step: TrainStep, batches: TrainingBatches, rate: Callable, steps: range, cfg: edict,
@@ -73,15 +75,17 @@ def _fetcher() -> Callable:
 
     def fetch(done: int, tensors: tuple, settled: bool) -> Output:
         nonlocal skipped
-        loss, hits, updated = (float(x.asnumpy()) for x in tensors)
+        loss, counts, updated = (x.asnumpy() for x in tensors)
         skipped = 0 if updated else skipped + 1
-        return Output(done, loss, hits, int(updated), skipped, settled)
+        hits, *watched = counts.reshape(-1).tolist()
+        return Output(done, float(loss), hits, int(updated), skipped, settled, tuple(watched))
     return fetch
 
 
 def _sunk_outputs(step: TrainStep, get: Callable, steps: range, size: int, num_workers: int) -> Iterator:
     sink = sunk(step, get, steps, size, num_workers)
     for done in range(size, len(steps) + 1, size):
-        losses, hits, updated, skipped = (float(x.asnumpy()) for x in sink())
-        loss = losses / updated if updated else float('inf')
-        yield Output(steps[done - 1] + 1, loss, hits / size, int(updated), int(skipped), True)
+        losses, counts, updated, skipped = (x.asnumpy() for x in sink())
+        loss = float(losses / updated) if updated else float('inf')
+        hits, *watched = (counts.reshape(-1) / size).tolist()
+        yield Output(steps[done - 1] + 1, loss, hits, int(updated), int(skipped), True, tuple(watched))

@@ -22,24 +22,37 @@ def save_figure(figure: Any, file: str) -> None:
     _pyplot().close(figure)
 
 
+def panels_of(rows: list) -> list:
+    """Return (label, values) of every curve that the log's rows of steps have; NaN where a row lacks one."""
+    curves = [('loss', 'loss', 1), ('top-1, %', 'top1', 100), ('learning rate', 'lr', 1),
+              ('target cosine', 'target_cosine', 1), ('hard negatives, %', 'hard_negatives', 100),
+              ('embedding norm', 'embedding_norm', 1)]
+    return [(label, [factor * row.get(key, np.nan) for row in rows]) for label, key, factor in curves
+            if any(key in row for row in rows)]
+
+
 def plot_training(rows: list, file: str) -> None:
-    """Draw loss, top-1, learning rate and, if it was measured, LFW over the epochs of a train_log.jsonl."""
+    """Draw the curves of a train_log.jsonl over the epochs: loss, top-1, learning rate, what is watched, LFW."""
     steps = [row for row in rows if 'loss' in row]
     scores = [row for row in rows if 'eer100' in row]
     if not steps:
         return
     per_epoch = max(row['step'] / row['epoch'] for row in steps)          # at an epoch's last step both agree
     epochs = np.array([row['step'] for row in steps]) / per_epoch
-    panels = [('loss', [row['loss'] for row in steps]), ('top-1, %', [100 * row['top1'] for row in steps]),
-              ('learning rate', [row['lr'] for row in steps])]
-    num_panels = len(panels) + bool(scores)
-    figure, axes = _pyplot().subplots(num_panels, 1, sharex=True, figsize=(7, 1.9 * num_panels))
+    panels = panels_of(steps)
+    num_panels, columns = len(panels) + bool(scores), 1 + (len(panels) > 3)
+    height = -(-num_panels // columns)
+    figure, axes = _pyplot().subplots(height, columns, sharex=True, figsize=(2 + 5 * columns, 1.9 * height))
+    axes = list(np.reshape(axes, (height, columns)).T.flat)                # down the first column, then the second
     for axis, (label, values) in zip(axes, panels):
         axis.plot(epochs, values, lw=1.2)
         axis.set_ylabel(label)
     if scores:
         axes[-1].plot([row['epoch'] for row in scores], [row['eer100'] for row in scores], 'o-', ms=3)
         axes[-1].set_ylabel('LFW 100%-EER, %')
-    axes[0].set_title('Training')
-    axes[-1].set_xlabel('epoch')
+    for axis in axes[num_panels - bool(scores):len(axes) - bool(scores)]:
+        axis.set_visible(False)
+    figure.suptitle('Training', fontsize=10)
+    for axis in axes[height - 1::height]:
+        axis.set_xlabel('epoch')
     save_figure(figure, file)

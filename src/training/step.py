@@ -1,7 +1,9 @@
 """One training step as a Cell: forward, backward, averaged gradients, an optimizer.
 
     step = build_step(cfg, device)
-    loss, hits, updated = step.run(images, labels, noise, lr)                  # arrays
+    loss, counts, updated = step.run(images, labels, noise, lr)                # arrays
+
+`counts`, (4,) float32: top-1 hits and what src/heads/watch.py names, summed over the rows of all ranks.
 """
 from collections.abc import Callable
 from typing import Any, Optional
@@ -46,7 +48,7 @@ def bucket_reducer(weights: ParameterTuple, rank_size: int) -> nn.Cell:
 
 
 class TrainStep(nn.Cell):
-    """Forward, backward and the optimizer's update: (images, labels, noise, lr) -> (loss, top-1 hits, updated or not).
+    """Forward, backward and the optimizer's update: (images, labels, noise, lr) -> (loss, counts, updated or not).
 
     Gradients are averaged over `rank_size` processes: `on_cards` in buckets, else in shared memory where the launcher
     gave some. With a loss scaler, a step whose gradients are not finite on every rank changes no weight and lowers the
@@ -113,23 +115,23 @@ class TrainStep(nn.Cell):
         return images
 
     def forward(self, images: Tensor, labels: Tensor, noise: Tensor) -> tuple:
-        loss, hits = self.network(self.scaled(images), labels, noise)
+        loss, counts = self.network(self.scaled(images), labels, noise)
         if self.scaler is not None:
             loss = self.scaler.scale(loss)
-        return loss, hits
+        return loss, counts
 
     def construct(self, images, labels, noise, lr):
-        (loss, hits), grads = self.value_and_grad(images, labels, noise)
-        return self.finish(loss, hits, grads, lr)
+        (loss, counts), grads = self.value_and_grad(images, labels, noise)
+        return self.finish(loss, counts, grads, lr)
 
     def run(self, images: np.ndarray, labels: np.ndarray, noise: np.ndarray, lr: np.float32) -> tuple:
-        """Take one step with arrays; return (loss, hits, updated) as tensors."""
+        """Take one step with arrays; return (loss, counts, updated) as tensors."""
         return self(Tensor(images), Tensor(labels), Tensor(noise), Tensor(lr))
 
-    def finish(self, loss: Tensor, hits: Tensor, grads: tuple, lr: Tensor) -> tuple:
+    def finish(self, loss: Tensor, counts: Tensor, grads: tuple, lr: Tensor) -> tuple:
         """Average over ranks, update the weights, return what a step returns."""
         if self.rank_size > 1:
-            loss, hits, grads = self.averaged(loss, hits, grads)
+            loss, counts, grads = self.averaged(loss, counts, grads)
         finite = Tensor(True)
         if self.scaler is not None:
             loss = self.scaler.unscale(loss)
@@ -140,7 +142,7 @@ class TrainStep(nn.Cell):
                 loss = ops.depend(loss, self.apply(grads, lr))
         else:
             loss = ops.depend(loss, self.apply(grads, lr))
-        return loss, hits, finite
+        return loss, counts, finite
 
     def finite_everywhere(self, grads: tuple) -> Tensor:
         """Return whether no rank has seen an overflow.
@@ -153,14 +155,14 @@ class TrainStep(nn.Cell):
             finite = self.sum(1.0 - finite.astype(ms.float32)) < 0.5
         return finite
 
-    def averaged(self, loss: Tensor, hits: Tensor, grads: tuple) -> tuple:
-        """Return mean loss, all hits and mean gradients of all ranks."""
+    def averaged(self, loss: Tensor, counts: Tensor, grads: tuple) -> tuple:
+        """Return mean loss, counts and mean gradients of all ranks."""
         if self.host_mean is not None:
             loss = self.sum(ops.depend(loss, self.host_mean.write(*grads)))         # waits until all have written
             grads = self.host_mean.mean(loss)
-            return loss / self.rank_size, self.sum(ops.depend(hits, grads)), grads  # until all have read
+            return loss / self.rank_size, self.sum(ops.depend(counts, grads)), grads    # until all have read
         mean = self.all_reduced(grads) if self.reducer is None else self.reducer(grads)
-        return self.sum(loss) / self.rank_size, self.sum(hits), mean
+        return self.sum(loss) / self.rank_size, self.sum(counts), mean
 
     def all_reduced(self, grads: tuple) -> tuple:
         """Return the mean over ranks: all gradients in one call, since each call costs its own round trip."""
@@ -193,18 +195,18 @@ class TrainStep(nn.Cell):
 
 
 class AddGradients(nn.Cell):
-    """A part of a batch: (images, labels, noise) -> (loss, top-1 hits); its gradients are added to `sums`."""
+    """A part of a batch: (images, labels, noise) -> (loss, counts); its gradients are added to `sums`."""
 
     def __init__(self, value_and_grad: Callable, sums: ParameterTuple):
         super().__init__(auto_prefix=False)
         self.value_and_grad, self.sums, self.add = value_and_grad, sums, ops.AssignAdd()
 
     def construct(self, images, labels, noise):
-        (loss, hits), grads = self.value_and_grad(images, labels, noise)
+        (loss, counts), grads = self.value_and_grad(images, labels, noise)
         done = True
         for i in range(len(self.sums)):
             done = ops.depend(done, self.add(self.sums[i], grads[i]))
-        return ops.depend(loss, done), hits
+        return ops.depend(loss, done), counts
 
 
 class SplitStep(TrainStep):
@@ -217,18 +219,18 @@ class SplitStep(TrainStep):
         self.add_gradients = AddGradients(self.value_and_grad, self.sums)
 
     def forward(self, images: Tensor, labels: Tensor, noise: Tensor) -> tuple:
-        loss, hits = self.network(self.scaled(images), labels, noise)
-        return loss / self.num_parts, hits
+        loss, counts = self.network(self.scaled(images), labels, noise)
+        return loss / self.num_parts, counts
 
     def run(self, images: np.ndarray, labels: np.ndarray, noise: np.ndarray, lr: np.float32) -> tuple:
-        total_loss = total_hits = 0.0
+        total_loss, total_counts = 0.0, 0.0
         for part in zip(*(np.split(array, self.num_parts) for array in (images, labels, noise))):
-            loss, hits = (float(x.asnumpy()) for x in self.add_gradients(*map(Tensor, part)))
-            total_loss, total_hits = total_loss + loss, total_hits + hits
-        return self(Tensor(np.float32(total_loss)), Tensor(np.float32(total_hits)), Tensor(lr))
+            loss, counts = (x.asnumpy().astype(np.float64) for x in self.add_gradients(*map(Tensor, part)))
+            total_loss, total_counts = total_loss + loss, total_counts + counts
+        return self(Tensor(np.float32(total_loss)), Tensor(total_counts.astype(np.float32)), Tensor(lr))
 
-    def construct(self, loss, hits, lr):
-        outputs = self.finish(loss, hits, self.sums, lr)
+    def construct(self, loss, counts, lr):
+        outputs = self.finish(loss, counts, self.sums, lr)
         for total in self.sums:
             ops.assign_sub(total, total)             # zero again, without the memory of zeros
         return outputs

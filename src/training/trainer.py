@@ -21,6 +21,7 @@ from src.device import Device
 from src.lr_generator import Rates, scale_lr
 from src.training import checkpoint
 from src.training.fingerprints import Maker
+from src.training.genuine import batch_notes
 from src.training.guards import StopSignals, Watchdog, check_same_weights, take_statistics_of_rank_0, wait_for_all
 from src.training.log import TrainLog, read_log
 from src.training.outputs import Output, step_outputs
@@ -84,7 +85,8 @@ class Training:
         wait_for_all(device)
         self.step = build_step(cfg, device)
         self.batches = TrainingBatches(faces, cfg, device.rank, device.rank_size, self.step.backbone.noise_size,
-                                       as_bytes=device.target != 'CPU')
+                                       as_bytes=device.target != 'CPU',
+                                       in_halves=self.step.head.pairs_halves)
         self.per_epoch, self.num_steps = self.batches.steps_per_epoch, cfg.num_steps or len(self.batches)
         if cfg.scale_lr:
             scale_lr(cfg, RECIPES[recipe]().batch_size, self.batches.global_batch, self.per_epoch)
@@ -112,6 +114,8 @@ class Training:
                      f"{len(self.batches.faces)} images of {cfg.num_classes} people ({self.num_bad} unreadable left "
                      f"out), {self.per_epoch} steps an epoch, steps {self.first} to {self.num_steps}, lr {cfg.lr:g}"
                      f"{start}")
+        for note in batch_notes(self.step.head, self.batches):
+            self.log.say(note)
         return started_from
 
     def _start(self, finetune: Optional[str]) -> tuple:
@@ -196,7 +200,7 @@ class Training:
         """Tell the log and the schedule what a step gave."""
         falls = self.rates.update(self.done, output.loss if output.updated else None)
         rate = self.rates(self.done - 1)
-        self.log.step(self.done, output.loss, output.hits, rate)
+        self.log.step(self.done, output.loss, output.hits, rate, output.watched)
         if falls and self.done < self.num_steps:
             self.log.halving(self.done, rate, self.rates(self.done))
 

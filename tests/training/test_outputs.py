@@ -76,7 +76,8 @@ def test_sinks_end_at_checkpoints_and_epochs(cfg, monkeypatch, capsys, first, sa
     def data_sink(step, dataset, sink_size, jit_config):
         calls.append((sink_size, jit_config.jit_config_dict['jit_level']))
         assert isinstance(step, SummedStep) and dataset.get_dataset_size() == 12 - first
-        return lambda: [ms.Tensor(np.float32(x)) for x in (1.5 * sink_size, 3 * sink_size, sink_size, 0)]
+        counts = np.float32([3, 2, 1, 9]) * sink_size
+        return lambda: [ms.Tensor(np.float32(x)) for x in (1.5 * sink_size, counts, sink_size, 0)]
     monkeypatch.setattr(ms, 'data_sink', data_sink)
     batches = Batches({k: [np.zeros(1, np.float32)] * 3 for k in range(12)})
     step = TrainStep(training_network(cfg), cfg)
@@ -84,7 +85,7 @@ def test_sinks_end_at_checkpoints_and_epochs(cfg, monkeypatch, capsys, first, sa
     assert calls == [(expected, 'O0')]               # whole graphs, the default on the first 910, cannot skip an update
     stops = {k for k in range(first + 1, 13) if k % save_steps == 0 or k % 6 == 0}
     assert ('sink_size 2 does not divide' in capsys.readouterr().out) == (expected == 1)
-    assert stops <= {out.done for out in outs} and outs[-1] == (12, 1.5, 3.0, expected, 0, True)
+    assert stops <= {out.done for out in outs} and outs[-1] == (12, 1.5, 3.0, expected, 0, True, (2.0, 1.0, 9.0))
 
 
 def test_a_sink_sums_all_its_steps(cfg):
@@ -98,12 +99,12 @@ def test_a_sink_sums_all_its_steps(cfg):
         images = rng.random((4, 1, 16, 16), np.float32) * np.float32(np.inf if k in (1, 5) else 1)
         batch = [ms.Tensor(x) for x in (images, np.arange(4, dtype=np.int32), np.ones((4, 256), np.float32),
                                         np.float32(0.01))]
-        rows.append([float(x.asnumpy()) for x in plain(*batch)])
-        found.append([float(x.asnumpy()) for x in summed(*batch)])
+        rows.append([x.asnumpy().astype(np.float64) for x in plain(*batch)])
+        found.append(np.hstack([x.asnumpy() for x in summed(*batch)]))
     for end, skipped in ((2, 0), (5, 1), (8, 0)):
         sink = rows[end - 2:end + 1]
-        expected = [sum(loss for loss, _, updated in sink if updated), sum(row[1] for row in sink),
-                    sum(row[2] for row in sink), skipped]
+        counts = sum(np.where(np.isfinite(row[1]), row[1], 0) for row in sink)
+        expected = [sum(loss for loss, _, updated in sink if updated), *counts, sum(row[2] for row in sink), skipped]
         assert found[end] == pytest.approx(expected, rel=1e-5), end
 
 
@@ -112,7 +113,7 @@ def test_checks_fire_between_the_ends_of_sinks(cfg, monkeypatch, tmp_path):
     checked = []
     monkeypatch.setattr(trainer, 'check_same_weights', lambda step, device, done: checked.append(done))
     monkeypatch.setattr(trainer, 'wait_for_all', lambda device: None)
-    monkeypatch.setattr(outputs, 'sunk', lambda *_: lambda: [ms.Tensor(np.float32(x)) for x in (4, 0, 4, 0)])
+    monkeypatch.setattr(outputs, 'sunk', lambda *_: lambda: [ms.Tensor(np.float32(x)) for x in (4, [0] * 4, 4, 0)])
     monkeypatch.setattr(outputs, 'sink_length', lambda *_: 4)
     cfg.check_every, cfg.sink_size, cfg.batch_size, cfg.save_checkpoint_steps = 3, 4, 4, 1000
     from src.device import Device

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from src.config import get_config
-from src.training.log import TrainLog, duration, read_log
+from src.training.log import WATCHED, TrainLog, duration, read_log
 
 
 @pytest.fixture
@@ -26,6 +26,17 @@ def test_lines_for_people_and_machines(log, capsys):
     assert re.match(r'epoch time: [\d.]+ ms, per step time: [\d.]+ ms$', lines[2]) and len(lines) == 3
     rows = [(r['step'], r['epoch'], r['loss'], r['top1']) for r in read_log(one.file)]
     assert rows == [(2, 1, 3.0, 0.2), (4, 1, 2.0, 0.5)]
+
+
+def test_what_is_watched_ends_the_line(log, capsys):
+    one = log()
+    for step, watched in enumerate([(1.0, 0.2, 100.0), (3.0, 0.4, 300.0), (math.inf, 0.0, 0.0), (4.0, 0.0, 50.0)], 1):
+        one.step(step, 1.0, 1, 0.01, watched)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].endswith('left, target cosine 0.200, hard negatives 3.00 %, embedding norm 20')
+    assert lines[1].endswith('left, target cosine 0.400, hard negatives 0.00 %, embedding norm 5')     # 3 overflowed
+    rows = [[row[name] for name in WATCHED] for row in read_log(one.file)]
+    assert rows == [pytest.approx([0.2, 0.03, 20]), pytest.approx([0.4, 0, 5])]
 
 
 def test_a_resumed_run_drops_what_it_does_again(log):

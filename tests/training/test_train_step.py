@@ -91,8 +91,8 @@ def test_parts_of_a_batch_make_the_same_step(cfg, monkeypatch):
     for _ in range(2):
         images, mask = rng.random((12, 1, 16, 16), np.float32), rng.random((12, 256), np.float32)
         arrays = images, rng.integers(0, 6, 12).astype(np.int32), mask, np.float32(0.02)
-        found, expected = ([float(x.asnumpy()) for x in step.run(*arrays)] for step in (split, whole))
-        assert found == pytest.approx(expected, rel=1e-5)
+        found, expected = (np.hstack([x.asnumpy() for x in step.run(*arrays)]) for step in (split, whole))
+        assert found == pytest.approx(expected, rel=1e-5) and len(found) == 6
     for ours, other in zip((*split.weights, *split.moments), (*whole.weights, *whole.moments)):
         np.testing.assert_allclose(ours.asnumpy(), other.asnumpy(), rtol=1e-3, atol=1e-6, err_msg=ours.name)
 
