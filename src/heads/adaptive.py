@@ -8,8 +8,8 @@ import math
 from mindspore import Parameter, Tensor, ops
 from mindspore import dtype as mstype
 
-from src.heads.cosine import DERIVATIVE, FILTER, CosineHead, margin_option, picked, replaced, scale_option
-from src.heads.head import log_sum_exp
+from src.heads.cosine import DERIVATIVE, FILTER, CosineHead, clamped, margin_option, scale_option
+from src.heads.head import log_sum_exp, replaced
 from src.heads.margin import angle, turned_by_rule
 from src.heads.penalties import bounded_norms
 from src.heads.ranks import gathered
@@ -30,30 +30,37 @@ class AdaCos(CosineHead):
         first = max(math.sqrt(2) * math.log(max(num_classes - 1, 1)), SMALLEST_SCALE)
         self.scale = Parameter(Tensor(first, mstype.float32), name='scale', requires_grad=False)
 
-    def new_scale(self, cosine: Tensor, labels: Tensor) -> Tensor:
+    def new_scale(self, cosine: Tensor, t: Tensor, labels: Tensor) -> Tensor:
         """Return ln(B_avg) / cos(min(45 degrees, the median target angle)) of the batches of all ranks.
 
         B_avg is the batch's mean of the sum over negatives of exp(scale * cos), here in logarithms, which cannot
         overflow. The median of an even number of angles is the lower middle one.
         """
-        theta = gathered(self.ranks, angle(picked(cosine, labels))).reshape(-1)
+        theta = gathered(self.ranks, angle(t)).reshape(-1)
         middle = theta.sort()[0][(theta.shape[0] - 1) // 2]
         without = replaced(self.scale * cosine, labels, ops.fill(mstype.float32, (cosine.shape[0], 1), -1e30))
         sums = gathered(self.ranks, log_sum_exp(without))
         average = log_sum_exp(sums.reshape(1, -1)).reshape(()) - math.log(theta.shape[0])
         return ops.maximum(average / ops.cos(ops.minimum(middle, math.pi / 4)), SMALLEST_SCALE)
 
+    def current_scale(self, cosine: Tensor, t: Tensor, labels: Tensor) -> Tensor:
+        """Return the scale, in training the new one, which is kept."""
+        if not self.training:
+            return self.scale + 0.0
+        scale = ops.stop_gradient(self.new_scale(ops.stop_gradient(cosine), ops.stop_gradient(t), labels))
+        return ops.depend(scale, ops.assign(self.scale, scale))
+
     def logits(self, embedding: Tensor, labels: Tensor) -> Tensor:
         """Return (N, C)."""
-        cosine = self.cosines(embedding)
-        scale = self.scale + 0.0
-        if self.training:
-            scale = ops.stop_gradient(self.new_scale(ops.stop_gradient(cosine), labels))
-            scale = ops.depend(scale, ops.assign(self.scale, scale))
-        if self.filter:
-            filtered = ops.select(cosine > self.filter, ops.zeros_like(cosine), cosine)
-            cosine = replaced(filtered, labels, picked(cosine, labels))
-        return scale * cosine
+        cosine, t = self.cosines(embedding, labels)
+        return self.current_scale(cosine, t, labels) * replaced(self.filtered(cosine), labels, t)
+
+    def loss_of_batch(self, embedding: Tensor, labels: Tensor) -> tuple:
+        """Return (loss, hits)."""
+        cosine, t = self.cosines(embedding, labels)
+        scale = self.current_scale(cosine, t, labels)
+        loss, hits, _, _ = self.entropy(self.filtered(cosine), t, labels, scale)
+        return loss, hits
 
 
 class AdaFace(CosineHead):
@@ -77,9 +84,9 @@ class AdaFace(CosineHead):
         self.batch_mean = Parameter(Tensor([20.0], mstype.float32), name='batch_mean', requires_grad=False)
         self.batch_std = Parameter(Tensor([100.0], mstype.float32), name='batch_std', requires_grad=False)
 
-    def cosines(self, embedding: Tensor) -> Tensor:
+    def cosines(self, embedding: Tensor, labels: Tensor) -> tuple:
         """Return the cosines within +-0.999."""
-        return ops.clamp(super().cosines(embedding), 1e-3 - 1.0, 1.0 - 1e-3)
+        return clamped(super().cosines(embedding, labels), 1.0 - 1e-3)
 
     def running(self, lengths: Tensor) -> tuple:
         """Return running mean and deviation, in training with these lengths (N,)."""

@@ -5,6 +5,7 @@ Deng et al., arXiv:1801.07698; sub-centers: Deng et al., ECCV 2020; ExpFace: arX
 from mindspore import Tensor, ops
 
 from src.heads.cosine import DERIVATIVE, FILTER, CosineHead, margin_option, scale_option
+from src.heads.head import picked
 from src.heads.margin import HARD_REGIONS, angle, turned, turned_by_rule, widened
 from src.initializers import Init
 from src.options import Option
@@ -68,10 +69,11 @@ class SubcenterArcFace(ArcFace):
         """Return the first class vectors (C * K, D)."""
         return init(self.num_classes * self.options['sub_centers'], self.embedding_size)
 
-    def cosines(self, embedding: Tensor) -> Tensor:
-        """Return the largest cosine of every class: (N, C K) -> (N, C)."""
+    def cosines(self, embedding: Tensor, labels: Tensor) -> tuple:
+        """Return the largest cosine of every class: (N, C K) -> (N, C), and that of the labels (N, 1)."""
         shape = (embedding.shape[0], self.num_classes, self.options['sub_centers'])
-        return ops.amax(super().cosines(embedding).reshape(shape), 2)
+        cosine = ops.amax(super().cosines(embedding, labels)[0].reshape(shape), 2)
+        return cosine, picked(cosine, labels)
 
 
 class ExpFace(CosineHead):

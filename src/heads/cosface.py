@@ -4,10 +4,8 @@ Wang H. et al., arXiv:1801.09414; Wang F. et al., arXiv:1801.05599. AdaM-Softmax
 2019. NormFace: Wang F. et al., arXiv:1704.06369; COCO loss (arXiv:1710.00870) is the same.
 """
 from mindspore import Parameter, Tensor, ops
-from mindspore import dtype as mstype
 
 from src.heads.cosine import FILTER, CosineHead, scale_option
-from src.heads.head import loss_and_hits, unit
 from src.initializers import Init
 from src.options import Option
 
@@ -23,25 +21,9 @@ class CosFace(CosineHead):
 
     flat_settings = {'scale': 'cosface_scale', 'margin': 'cosface_margin'}
 
-    def __init__(self, num_classes: int, embedding_size: int, init: Init, options: dict):
-        super().__init__(num_classes, embedding_size, init, options)
-        self.on, self.off = Tensor(1.0, mstype.float32), Tensor(0.0, mstype.float32)
-
     def target(self, t: Tensor, embedding: Tensor, labels: Tensor) -> Tensor:
         """Return t - margin."""
         return t - self.margin
-
-    def logits(self, embedding: Tensor, labels: Tensor) -> Tensor:
-        """Return (N, C) with the margin."""
-        if self.filter:
-            return super().logits(embedding, labels)
-        target = ops.one_hot(labels, self.num_classes, self.on, self.off)
-        cosine = self.matmul(unit(embedding), unit(self.weight))            # (N, D) x (C, D)' -> (N, C)
-        return self.scale * (cosine - self.margin * target)
-
-    def loss_of_batch(self, embedding: Tensor, labels: Tensor) -> tuple:
-        """Return (loss, hits) as plain softmax computes them, bit for bit what earlier versions trained with."""
-        return loss_and_hits(self.logits(embedding, labels), labels)
 
 
 class NormFace(CosineHead):

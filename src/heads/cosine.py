@@ -5,8 +5,9 @@ A head gives `target` (the target cosine's new value) and, if it touches the oth
 from mindspore import Tensor, ops
 from mindspore import dtype as mstype
 
-from src.heads.head import Head, accurate_loss_and_hits, unit
+from src.heads.head import Head, accurate_loss_and_hits, replaced, unit
 from src.heads.margin import straight_through
+from src.heads.product import Cosines, TargetCrossEntropy
 from src.initializers import Init
 from src.options import Option
 
@@ -35,18 +36,14 @@ class CosineHead(Head):
         self.scale, self.margin = options.get('scale'), options.get('margin')
         self.filter = options.get('filter', 0.0)
         self.is_exact = options.get('derivative', 'exact') == 'exact'
-        self.matmul = ops.MatMul(transpose_b=True)
+        self.products = Cosines()
+        self.entropy = TargetCrossEntropy()
+        self.constant_scale = Tensor(self.scale or 1.0, mstype.float32)
 
-    def cosines(self, embedding: Tensor) -> Tensor:
-        """Return the cosine of every row with every class vector.
-
-        The product is divided by the lengths of the class vectors, not these themselves: N is smaller than D.
-        """
-        weight = self.weight.astype(mstype.float32)
-        inverse = 1.0 / ops.sqrt(ops.square(weight).sum(1).reshape(1, -1) + 1e-12)          # (1, C)
-        cosine = self.matmul(unit(embedding), weight)                       # (N, D) x (C, D)' -> (N, C)
-        cosine = cosine * ops.tile(inverse, (embedding.shape[0], 1))        # faster than to multiply by a row
-        return ops.clamp(cosine, -1.0, 1.0) if self.clip else cosine
+    def cosines(self, embedding: Tensor, labels: Tensor) -> tuple:
+        """Return the cosine of every row with every class vector (N, C), and with the labels' (N, 1)."""
+        cosine, t, _ = self.products(unit(embedding), self.weight.astype(mstype.float32), labels)
+        return clamped((cosine, t), 1.0) if self.clip else (cosine, t)
 
     def target(self, t: Tensor, embedding: Tensor, labels: Tensor) -> Tensor:
         """Return the new value (N, 1) of the target cosines t (N, 1)."""
@@ -60,30 +57,35 @@ class CosineHead(Head):
         """Return the logits of the new cosines (N, C)."""
         return self.scale * cosine
 
-    def loss_of_batch(self, embedding: Tensor, labels: Tensor) -> tuple:
-        """Return (loss, hits) without penalties."""
-        return accurate_loss_and_hits(self.logits(embedding, labels), labels)
-
-    def logits(self, embedding: Tensor, labels: Tensor) -> Tensor:
-        """Return (N, C) with the margin."""
-        cosine = self.cosines(embedding)
-        t = picked(cosine, labels)
+    def margined(self, embedding: Tensor, labels: Tensor) -> tuple:
+        """Return the new cosines: negatives (N, C), whose labels' column does not matter, and targets (N, 1)."""
+        cosine, t = self.cosines(embedding, labels)
         new = self.target(t, embedding, labels)
         if not self.is_exact:
             new = straight_through(new, t)
-        if self.filter:
-            cosine = ops.select(cosine > self.filter, ops.zeros_like(cosine), cosine)
-        return self.scaled(replaced(self.negatives(cosine, t, new), labels, new), embedding)
+        return self.negatives(self.filtered(cosine), t, new), new
+
+    def filtered(self, cosine: Tensor) -> Tensor:
+        """Return cosine (N, C) with what is above the filter, if there is one, as 0."""
+        return ops.select(cosine > self.filter, ops.zeros_like(cosine), cosine) if self.filter else cosine
+
+    def loss_of_batch(self, embedding: Tensor, labels: Tensor) -> tuple:
+        """Return (loss, hits) without penalties."""
+        if not self.scale:
+            return accurate_loss_and_hits(self.logits(embedding, labels), labels)
+        negatives, new = self.margined(embedding, labels)
+        loss, hits, _, _ = self.entropy(negatives, new, labels, self.constant_scale)
+        return loss, hits
+
+    def logits(self, embedding: Tensor, labels: Tensor) -> Tensor:
+        """Return (N, C) with the margin."""
+        negatives, new = self.margined(embedding, labels)
+        return self.scaled(replaced(negatives, labels, new), embedding)
 
 
-def picked(cosine: Tensor, labels: Tensor) -> Tensor:
-    """Return the labels' column: (N, C), (N,) -> (N, 1)."""
-    return ops.gather_elements(cosine, 1, labels.reshape(-1, 1))
-
-
-def replaced(cosine: Tensor, labels: Tensor, new: Tensor) -> Tensor:
-    """Return cosine (N, C) with `new` (N, 1) in the labels' column."""
-    return ops.tensor_scatter_elements(cosine, labels.reshape(-1, 1), new, 1)
+def clamped(cosines: tuple, largest: float) -> tuple:
+    """Return (N, C) and (N, 1) within +-largest."""
+    return ops.clamp(cosines[0], -largest, largest), ops.clamp(cosines[1], -largest, largest)
 
 
 def is_target(cosine: Tensor, labels: Tensor) -> Tensor:

@@ -8,8 +8,8 @@ from mindspore import Parameter, Tensor, ops
 from mindspore import dtype as mstype
 
 from src.heads.arcface import combined
-from src.heads.cosine import FILTER, CosineHead, is_target, margin_option, picked, replaced, scale_option
-from src.heads.head import spread, unit
+from src.heads.cosine import FILTER, CosineHead, clamped, is_target, margin_option, scale_option
+from src.heads.head import picked, spread, unit
 from src.heads.margin import turned, turned_by_rule
 from src.heads.ranks import gathered
 from src.initializers import Init
@@ -32,7 +32,7 @@ class MVSoftmax(CosineHead):
         'filter': FILTER,
     }
 
-    def margined(self, t: Tensor) -> Tensor:
+    def threshold(self, t: Tensor) -> Tensor:
         """Return f of the target cosines."""
         if self.options['form'] == 'am':
             return t - self.margin
@@ -41,13 +41,13 @@ class MVSoftmax(CosineHead):
     def target(self, t: Tensor, embedding: Tensor, labels: Tensor) -> Tensor:
         """Return f, or t where the head is easy."""
         if self.options['easy'] == 'never':
-            return self.margined(t)
+            return self.threshold(t)
         is_facexzoo_am = self.options['easy'] == 'facexzoo' and self.options['form'] == 'am'
-        return ops.select(t > (self.margin if is_facexzoo_am else 0.0), self.margined(t), t)
+        return ops.select(t > (self.margin if is_facexzoo_am else 0.0), self.threshold(t), t)
 
     def negatives(self, cosine: Tensor, t: Tensor, new: Tensor) -> Tensor:
         """Return w c + w - 1 for the hard ones."""
-        return weighted(cosine, self.margined(t), self.options['mv_weight'])
+        return weighted(cosine, self.threshold(t), self.options['mv_weight'])
 
 
 def weighted(cosine: Tensor, threshold: Tensor, weight: float) -> Tensor:
@@ -125,11 +125,12 @@ class CurricularFace(CosineHead):
         super().__init__(num_classes, embedding_size, init, options)
         self.t = Parameter(Tensor([0.0], mstype.float32), name='t', requires_grad=False)
 
-    def cosines(self, embedding: Tensor) -> Tensor:
+    def cosines(self, embedding: Tensor, labels: Tensor) -> tuple:
         """Return the cosines, with the divisor that `kernel` names."""
         if self.options['kernel'] == 'unit':
-            return super().cosines(embedding)
-        return ops.clamp(ops.matmul(unit(embedding), unit(self.weight.T)), -1.0, 1.0)      # (N, D) x (D, C)
+            return super().cosines(embedding, labels)
+        cosine = ops.matmul(unit(embedding), unit(self.weight.T))           # (N, D) x (D, C)
+        return clamped((cosine, picked(cosine, labels)), 1.0)
 
     def target(self, t: Tensor, embedding: Tensor, labels: Tensor) -> Tensor:
         """Return ArcFace's target."""
@@ -163,20 +164,18 @@ class NPCFace(CosineHead):
     }
     clip = True
 
-    def logits(self, embedding: Tensor, labels: Tensor) -> Tensor:
-        """Return (N, C) with the margin."""
-        cosine = self.cosines(embedding)
-        t = picked(cosine, labels)
+    def margined(self, embedding: Tensor, labels: Tensor) -> tuple:
+        """Return the new cosines of negatives (N, C) and target (N, 1)."""
+        cosine, t = self.cosines(embedding, labels)
         above = cosine > spread(turned(t, self.margin), self.num_classes)
         hard = ops.logical_and(above, ops.logical_not(is_target(cosine, labels)))
         count = hard.astype(mstype.float32).sum(1, keepdims=True)
         total = ops.select(hard, cosine, ops.zeros_like(cosine)).sum(1, keepdims=True)
         margin = self.options['m0'] + self.options['m1'] * ops.stop_gradient(total / ops.maximum(count, 1.0))
         new = ops.select(t > 0.0, turned(t, margin), t)
-        if self.filter:
-            cosine = ops.select(cosine > self.filter, ops.zeros_like(cosine), cosine)
+        cosine = self.filtered(cosine)
         negatives = ops.select(hard, self.options['npc_weight'] * cosine + self.options['npc_shift'], cosine)
-        return self.scale * replaced(negatives, labels, new)
+        return negatives, new
 
 
 class CircleLoss(CosineHead):

@@ -95,6 +95,16 @@ def option_table(head: type) -> dict:
     return {**PENALTY_OPTIONS, **head.OPTIONS} if head.has_weight else dict(head.OPTIONS)
 
 
+def picked(x: Tensor, labels: Tensor) -> Tensor:
+    """Return the labels' column: (N, C), (N,) -> (N, 1)."""
+    return ops.gather_elements(x, 1, labels.reshape(-1, 1))
+
+
+def replaced(x: Tensor, labels: Tensor, new: Tensor) -> Tensor:
+    """Return x (N, C) with `new` (N, 1) in the labels' column."""
+    return ops.tensor_scatter_elements(x, labels.reshape(-1, 1), new, 1)
+
+
 def spread(column: Tensor, columns: int) -> Tensor:
     """Return a column (N, 1) repeated, (N, columns): on the CPU, x > column takes 10 times as long as x > spread."""
     return ops.tile(column, (1, columns))
@@ -111,9 +121,8 @@ def accurate_loss_and_hits(logits: Tensor, labels: Tensor) -> tuple:
 
     loss = softplus(l), l the logarithm of the sum over j != y of exp(z_j - z_y).
     """
-    index = labels.reshape(-1, 1)
-    own = ops.gather_elements(logits, 1, index)
-    others = ops.tensor_scatter_elements(logits, index, ops.fill(mstype.float32, own.shape, -1e30), 1)
+    own = picked(logits, labels)
+    others = replaced(logits, labels, ops.fill(mstype.float32, own.shape, -1e30))
     total = log_sum_exp(others) - own
     losses = ops.relu(total) + ops.log1p(ops.exp(-ops.abs(total)))          # (N, 1)
     return losses.mean(), count_hits(logits, labels)

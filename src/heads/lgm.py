@@ -3,7 +3,7 @@ import numpy as np
 from mindspore import Parameter, Tensor, ops
 from mindspore import dtype as mstype
 
-from src.heads.head import Head, count_hits
+from src.heads.head import Head, count_hits, picked, replaced
 from src.initializers import Init
 from src.options import Option
 
@@ -39,9 +39,8 @@ class LGM(Head):
         variance = ops.maximum(self.variance.astype(mstype.float32), SMALLEST_VARIANCE)
         half_log = 0.5 * ops.log(variance).sum(1)                                           # (C,)
         distance = self.distances(embedding.astype(mstype.float32), 1.0 / (variance + 1e-8))
-        index = labels.reshape(-1, 1)
-        own = ops.gather_elements(distance, 1, index)
-        logits = -ops.tensor_scatter_elements(distance, index, (1.0 + self.options['margin']) * own, 1) - half_log
+        own = picked(distance, labels)
+        logits = -replaced(distance, labels, (1.0 + self.options['margin']) * own) - half_log
         spread = own.mean() + (half_log[labels].mean() if self.options['determinant'] else 0.0)
         loss = ops.cross_entropy(logits, labels) + self.options['likelihood'] * spread
         return loss, count_hits(logits, labels)

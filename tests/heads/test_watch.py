@@ -46,11 +46,11 @@ def expected_of(x, labels, weight, num_classes):
 def test_heads_with_class_vectors(name):
     ms.set_context(mode=ms.PYNATIVE_MODE)
     head = build_head(name, CLASSES, SIZE).set_train()
-    before = {p.name: p.asnumpy().copy() for p in head.get_parameters()}
+    before = [p.asnumpy().copy() for p in head.get_parameters()]
     x, labels = batch()
     found = Watched(head)(Tensor(x), Tensor(labels)).asnumpy() / ROWS
     assert found == pytest.approx(expected_of(x, labels, head.weight.asnumpy(), CLASSES), rel=1e-5)
-    assert all(np.array_equal(p.asnumpy(), before[p.name]) for p in head.get_parameters())
+    assert all(np.array_equal(p.asnumpy(), old) for p, old in zip(head.get_parameters(), before))
 
 
 @pytest.mark.parametrize('name, options', [('arcface', {}), ('subcenter_arcface', {'sub_centers': 2})])
