@@ -64,8 +64,8 @@ def test_the_setting_is_checked():
 @pytest.mark.parametrize('head, num_faces', [('triplet', 4), ('contrastive', 2), ('mps', 2)])
 def test_heads_that_compare_faces_train(synthetic, tmp_path, head, num_faces):
     register()
-    settings = [f'network_type={TOY}', f'head={head}', f'faces_per_person={num_faces}', 'num_classes=6', 'image_size=16', 'resize_size=18',
-                'batch_size=8', 'epochs=2', 'warmup_steps=2', 'log_steps=6', 'lr=0.005']
+    settings = [f'network_type={TOY}', f'head={head}', f'faces_per_person={num_faces}', 'num_classes=6', 'lr=0.005',
+                'image_size=16', 'resize_size=18', 'batch_size=8', 'epochs=2', 'warmup_steps=2', 'log_steps=6']
     run_in_process(get_config('quickstart', settings, str(synthetic)), tmp_path)
     rows = read_log(str(tmp_path / 'train_log.jsonl'))
     assert [row['step'] for row in rows] == [6, 12] and all(np.isfinite(row['loss']) for row in rows)
