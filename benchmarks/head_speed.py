@@ -28,9 +28,11 @@ def step_of(name, classes, rows, size):
     from mindspore import Tensor, nn
 
     from src.heads import build_head
+    from src.initializers import Init
     ms.set_context(mode=ms.GRAPH_MODE)
     kind, *options = name.split()
-    head = build_head(kind, classes, size, **dict(option.split('=') for option in options)).set_train()
+    init = Init('xavier', 1, 'CPU')
+    head = build_head(kind, classes, size, init=init, **dict(option.split('=') for option in options)).set_train()
     weights = ms.ParameterTuple(head.trainable_params()) if head.has_weight else None
 
     class Step(nn.Cell):

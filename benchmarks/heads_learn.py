@@ -1,9 +1,9 @@
 """Trains every head for the same steps on real faces and scores LFW: a proof that each one learns, no ranking.
 
-    python benchmarks/heads_learn.py --dataset_path faces112 --out learn [--heads arcface,triplet] [--epochs 10]
+    python benchmarks/heads_learn.py --dataset_path faces112 --out learn [--heads arcface,triplet] [--epochs 3]
 
 faces112: colour faces in ArcFace alignment, train_list.txt and LFW (docs/results.md). The --people with the most faces
-are trained on at 48x48; the network is the four convolutions of docs/extend.md, so that a head takes a minute on two
+are trained on at 32x32; the network is the four convolutions of docs/extend.md, so that a head takes a minute on two
 cores. Heads that OUT has a result of are not trained again; OUT/table.md holds the table. A head that comes last here,
 with a few hundred people and steps, may well be the best one on millions of faces.
 """
@@ -18,8 +18,8 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 UNTRAINED = 'untrained'
-SETTINGS = ('backbone=plainnet', 'backbone.embedding_size=256', 'face_format=arcface', 'image_size=48',
-            'resize_size=52', 'batch_size=64', 'lr=0.1', 'warmup_steps=50', 'weight_decay=0.0005',
+SETTINGS = ('backbone=plainnet', 'backbone.embedding_size=256', 'face_format=arcface', 'image_size=32',
+            'resize_size=36', 'batch_size=32', 'lr=0.05', 'warmup_steps=50', 'weight_decay=0.0005',
             'save_checkpoint_steps=100000', 'log_steps=25')
 OF_HEADS = {                         # beside the defaults: the batches that these heads compare
     'triplet': ['faces_per_person=4'], 'contrastive': ['faces_per_person=4'], 'mps': ['faces_per_person=2']}
@@ -132,7 +132,7 @@ def main():
     flags.add_argument('--out', type=Path, required=True)
     flags.add_argument('--heads', default=','.join((UNTRAINED, *HEADS)), help='names; all by default')
     flags.add_argument('--people', type=int, default=300)
-    flags.add_argument('--epochs', type=int, default=10)
+    flags.add_argument('--epochs', type=int, default=3)
     flags.add_argument('--set', nargs='+', default=[], metavar='KEY=VALUE', help='settings of all heads')
     arguments = flags.parse_args()
     device, out, results = set_up('CPU'), arguments.out.resolve(), {}
