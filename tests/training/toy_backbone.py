@@ -1,10 +1,10 @@
-"""A backbone of one convolution with BatchNorm, for tests that need its running statistics and a short compile."""
+"""A backbone of one convolution, with BatchNorm or without, for tests that need a short compile."""
 from mindspore import nn, ops
 
 from src.backbone import Backbone
 from src.backbones import BACKBONES
 
-NAME = 'toy'
+NAME, PLAIN = 'toy', 'toy_plain'
 
 
 class Toy(Backbone):
@@ -26,6 +26,16 @@ class Toy(Backbone):
         return self.fc(x.reshape(x.shape[0], -1))
 
 
+class PlainToy(Toy):
+    """The same without BatchNorm: ranks see what one process sees."""
+
+    batch_statistics = False
+
+    def __init__(self, init, options):
+        super().__init__(init, options)
+        self.bn = nn.Identity()
+
+
 def register() -> None:
-    """Let settings name it, in a process of its own."""
-    BACKBONES[NAME] = Toy
+    """Let settings name them."""
+    BACKBONES[NAME], BACKBONES[PLAIN] = Toy, PlainToy
