@@ -27,7 +27,8 @@ from src.training.hccl import rank_table
 from src.training.optimizers import OPTIMIZERS
 
 # in reading order
-DOCS = ['README', *(f'docs/{name}' for name in ('data', 'train', 'evaluate', 'deploy', 'zoo', 'results', 'extend'))]
+DOCS = ['README', *(f'docs/{name}' for name in ('data', 'train', 'cards', 'evaluate', 'deploy', 'zoo', 'results',
+                                                'extend'))]
 OURS = r'(?<=\s)(scripts/|(?:train|eval\w*|export|prepare)\.py|src/)(?=\S* |\S*$)'
 
 

@@ -25,11 +25,12 @@ from src.config import PROJECT_DIR
 SECONDS = 600                    # that one run may take, a cold compile included
 SETTINGS = ('num_classes=6', 'image_size=32', 'resize_size=36', 'batch_size=8', 'epochs=2', 'log_steps=1', 'lr=0.001',
             'save_checkpoint_steps=6', 'check_every=2')
+WITH_NORMS = 'MobileFaceNet (BatchNorm), ArcFace'
 STEPS = {                        # what differs between the kinds of steps
     'LightCNN-9, softmax': (),
     'LightCNN-29 v2, CosFace': ('network_type=LightCNN_29Layers_v2', 'loss=cosface'),
     'LightCNN-9, AdaFace': ('loss=adaface',),
-    'MobileFaceNet (BatchNorm), ArcFace': ('network_type=mobilefacenet', 'loss=arcface'),
+    WITH_NORMS: ('network_type=mobilefacenet', 'loss=arcface'),
 }
 
 
@@ -78,7 +79,7 @@ class Check:
         """Return the check of one kind of step."""
         def check() -> str:
             start = time.time()
-            folder = ''.join(c if c.isalnum() else '_' for c in name)
+            folder = folder_of(name)
             self.train(folder, STEPS[name])
             with open(os.path.join(self.out, folder, 'train_log.jsonl'), encoding='utf-8') as log:
                 rows = [json.loads(line) for line in log]
@@ -93,6 +94,18 @@ class Check:
         if self.target == 'CPU':
             return 'none, the CPU computes in float32'
         return f"{float(state['loss_scale']):g} after {int(state['loss_scale_steps'])} steps without an overflow"
+
+    def bfloat16(self) -> str:
+        """Return how far a run in bfloat16 is from the one in float16, or why there is none."""
+        if self.target == 'CPU':
+            return 'not run: the CPU computes in float32'
+        try:
+            self.train('bfloat16', ('mixed_precision=bfloat16',))
+        except RuntimeError as error:
+            if 'mixed_precision=bfloat16' not in str(error):
+                raise
+            return str(error)
+        return f"against float16: {apart(*(os.path.join(self.out, n) for n in ('LightCNN_9__softmax', 'bfloat16')))}"
 
     def repeat(self) -> str:
         """Return how far two equal runs part, with --deterministic."""
@@ -117,6 +130,14 @@ class Check:
         self.train('two', ('batch_size=4',), ranks=2)
         return f"2 x 4 images against 8: {apart(*(os.path.join(self.out, n) for n in ('same_1', 'two')))}"
 
+    def shared_statistics(self) -> str:
+        """Return how far two ranks of half the batch part from one where BatchNorm takes the statistics of both."""
+        if num_cards(self.target) < 2:
+            return 'not run: one card'
+        self.train('shared', (*STEPS[WITH_NORMS], 'batch_size=4', 'sync_bn=true'), ranks=2)
+        one = os.path.join(self.out, folder_of(WITH_NORMS))
+        return f"2 x 4 images against 8: {apart(one, os.path.join(self.out, 'shared'))}"
+
     def export(self) -> str:
         """Return what the exported file differs by."""
         return self.run('export', [str(PROJECT_DIR / 'export.py'), '--ckpt_file', 'same_1', '--file_name',
@@ -131,8 +152,13 @@ class Check:
     def checks(self) -> dict:
         """Return {name: function that returns a line} of all checks, in their order."""
         return {'devices': self.devices, 'faces': self.draw, **{name: self.step(name) for name in STEPS},
-                'loss scale': self.loss_scale, 'repeat': self.repeat, 'resume': self.resume,
-                'two cards': self.two_cards, 'export': self.export}
+                'loss scale': self.loss_scale, 'bfloat16': self.bfloat16, 'repeat': self.repeat, 'resume': self.resume,
+                'two cards': self.two_cards, 'sync_bn': self.shared_statistics, 'export': self.export}
+
+
+def folder_of(name: str) -> str:
+    """Return the folder that the run of a kind of step writes to."""
+    return ''.join(c if c.isalnum() else '_' for c in name)
 
 
 def num_cards(target: str) -> int:

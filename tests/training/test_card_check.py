@@ -50,12 +50,14 @@ def test_the_card_check_on_the_cpu(monkeypatch, tmp_path):
     """All checks; of the kinds of steps one, and one that fails, which stops no other."""
     kinds = {'LightCNN-9, softmax': (), 'far too fast': ('lr=1e30', 'clip_norm=0')}
     monkeypatch.setattr(card_check, 'STEPS', kinds)
+    monkeypatch.setattr(card_check, 'WITH_NORMS', 'LightCNN-9, softmax')
     report = tmp_path / 'card_check.txt'
     assert not card_check.run_all(card_check.Check('CPU', str(tmp_path), ('image_size=16', 'resize_size=18')),
                                   str(report))
     lines = report.read_text().splitlines()
     results = {line[8:].split(': ')[0]: (line[:8].strip(), line) for line in lines}
-    assert list(results) == ['devices', 'faces', *kinds, 'loss scale', 'repeat', 'resume', 'two cards', 'export']
+    assert list(results) == ['devices', 'faces', *kinds, 'loss scale', 'bfloat16', 'repeat', 'resume', 'two cards',
+                             'sync_bn', 'export']
     assert [name for name, (result, _) in results.items() if result != 'ok'] == ['far too fast']
     assert 'the loss is' in results['far too fast'][1]
     assert results['repeat'][1].endswith('the same bits') and results['resume'][1].endswith('the same bits')
