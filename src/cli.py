@@ -8,7 +8,7 @@ from easydict import EasyDict as edict
 
 from src.config import RECIPES, get_config
 from src.data.face_format import FACE_FORMATS
-from src.device import TARGETS
+from src.device import LAUNCHER, TARGETS
 
 
 def parser(description: str, examples: str) -> argparse.ArgumentParser:
@@ -125,4 +125,7 @@ def run(main: Callable) -> None:
 
 def _fail(error: object, code: int) -> None:
     print(f"error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+    if LAUNCHER in os.environ:       # a rank: MindSpore waits for ever for a host that is gone before it ends
+        sys.stdout.flush()
+        os._exit(code)
     sys.exit(code)

@@ -97,24 +97,33 @@ def this_host(file: str, servers: dict) -> str:
     """Return the server id of this host; the only one, or the one whose id is an address or name of this host."""
     if len(servers) == 1:
         return next(iter(servers))
-    own = own_addresses()
-    found = [server_id for server_id in servers if server_id in own]
+    found = [server_id for server_id in servers if is_this_host(server_id)]
     if len(found) != 1:
-        raise ValueError(f"{file}: none of the servers {', '.join(list(servers)[:4])} is this host "
-                         f"({', '.join(sorted(own))}); LIGHTCNN_SERVER_ID names it")
+        raise ValueError(f"{file}: {len(found) or 'none'} of the servers {', '.join(list(servers)[:4])} "
+                         f"{'are' if found else 'is'} this host ({socket.gethostname()}); LIGHTCNN_SERVER_ID names it")
     return found[0]
 
 
-def own_addresses() -> set:
-    """Return the names and addresses by which a rank table may call this host."""
+def is_this_host(server_id: str) -> bool:
+    """Return whether a server id is a name or an address, IPv4 or IPv6, of this host; LIGHTCNN_SERVER_ID decides."""
     name = socket.gethostname()
-    own = {name, os.environ.get('LIGHTCNN_SERVER_ID', name)}
-    with contextlib.suppress(OSError):                                     # a host without a name service
-        own |= set(socket.gethostbyname_ex(name)[2])
-    with contextlib.suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.connect(('10.255.255.255', 1))                               # sends nothing: asks for the route only
-        own.add(probe.getsockname()[0])
-    return own
+    named = os.environ.get('LIGHTCNN_SERVER_ID')
+    if named:
+        return server_id == named
+    return server_id == name or _can_bind(server_id)
+
+
+def _can_bind(address):
+    """Only an address of this host can be bound; sends nothing."""
+    try:
+        version = ipaddress.ip_address(address).version
+    except ValueError:
+        return False
+    with contextlib.suppress(OSError), socket.socket(socket.AF_INET if version == 4 else socket.AF_INET6,
+                                                     socket.SOCK_DGRAM) as probe:
+        probe.bind((address, 0))
+        return True
+    return False
 
 
 def check_visible(file: str, cards: list, dev: str = '/dev') -> None:

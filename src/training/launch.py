@@ -85,6 +85,9 @@ def _plan(args: argparse.Namespace) -> list:
     this_host = hccl.this_host(args.hccl_json, servers)
     if args.device_target != 'Ascend':
         first = next(server for server, cards in servers.items() if cards[0].rank == 0)
+        if len(servers) > 1 and ':' in first:
+            raise ValueError(f"{args.hccl_json}: server {first}: MindSpore's cluster on {args.device_target} takes no "
+                             "IPv6 addresses, on Ascend alone; give the IPv4 addresses of the servers")
         return cluster(total, [(card.rank, card.device_id) for card in servers[this_host]],
                        '127.0.0.1' if len(servers) == 1 else first)
     hccl.check_visible(args.hccl_json, servers[this_host])
