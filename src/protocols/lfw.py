@@ -33,7 +33,7 @@ class Lfw(PairProtocol):
         result = measure_pairs(features, rows, same, grid_folds=tenths(same), names=names)
         people = _people(names, labels, pairs, cfg.lfw_img_list)
         warn_of_duplicates(features, names, people)
-        return {**result, 'people': people[rows], 'people_known': True}
+        return {**result, 'people': people[rows], 'person': people, 'people_known': True}
 
 
 def _people(names: list, labels: np.ndarray, pairs: tuple, file: str) -> np.ndarray:

@@ -77,7 +77,7 @@ class PairSet(PairProtocol):
         if not source:
             warn_of_duplicates(features, pairs.names, people)
         known = not source and named_people(pairs.names, pairs.rows, pairs.same) is not None
-        return {**result, 'people': people[result['pairs']], 'people_known': known}
+        return {**result, 'people': people[result['pairs']], 'person': people, 'people_known': known}
 
     def _file(self, cfg):
         return find_set(self.name, cfg.sets_path) if self.name in SETS else self.name

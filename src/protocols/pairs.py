@@ -15,8 +15,8 @@ from easydict import EasyDict as edict
 
 from src.data.groups import group_of_names, read_groups
 from src.options import Option
-from src.protocols.protocol import Protocol
-from src.scoring import curves, far_bound, metrics, uncertainty, verification
+from src.protocols.protocol import Protocol, warn
+from src.scoring import curves, metrics, promise, uncertainty, verification
 from src.scoring import groups as grouping
 from src.scoring.group_table import group_lines, group_numbers
 from src.scoring.identification import MEMORY_MB, vectors
@@ -31,8 +31,8 @@ class PairProtocol(Protocol):
 
     OPTIONS: Mapping = {
         'groups': Option('', meaning="file of 'picture or person<TAB>group': TPR and FAR of each group"),
-        'group_pairs': Option('all', ('all', 'listed'), meaning='impostor pairs of the groups: all pictures of two '
-                              'people, or the listed pairs (always for a .bin, which does not tell people)'),
+        'impostors': Option('all', ('all', 'listed'), meaning='impostor pairs of groups and of the promised FAR: all '
+                            'pictures of two people, or the listed pairs (always where people are not known)'),
         'memory_mb': Option(MEMORY_MB, 64, 1 << 20, 'memory for blocks of scores'),
     }
 
@@ -42,12 +42,28 @@ class PairProtocol(Protocol):
 
     def score(self, cfg: edict, features_of: Callable) -> Scored:
         """Return the `Scored` of the pairs."""
-        result = self.measure(cfg, features_of)
-        scored = scored_pairs({**result, 'picture_of': partial(self.picture, cfg)}, self)
+        result = {**self.measure(cfg, features_of), 'picture_of': partial(self.picture, cfg)}
+        scored = scored_pairs({**result, 'promise_pairs': self._promise_pairs(cfg, features_of, result)}, self)
         grouped = self.groups(cfg)
         if grouped is not None:
-            scored.numbers['groups'] = group_numbers(self._measure_groups(cfg, features_of, grouped, scored.result))
+            scored.numbers['groups'] = group_numbers(self._measure_groups(cfg, features_of, grouped, result))
         return scored
+
+    def _promise_pairs(self, cfg, features_of, result):
+        """Return all pairs of two people of the pictures; None for the listed ones."""
+        if self._takes_listed(cfg, result) or 'person' not in result:
+            return None
+        thresholds = [threshold for _, threshold in result['tpr_at_far'].values() if not math.isnan(threshold)]
+        names = self.images(cfg)[0]
+        try:
+            return promise.all_pairs(vectors(features_of(names), names), result['person'],
+                                     min(thresholds, default=math.inf), memory_mb=self.options(cfg)['memory_mb'])
+        except ValueError as error:
+            warn(f"{self.title}: the promised FAR is that of the listed pairs ({error})")
+            return None
+
+    def _takes_listed(self, cfg, result):
+        return self.options(cfg).get('impostors') != 'all' or not result.get('people_known')
 
     def groups(self, cfg: edict) -> Optional[grouping.Groups]:
         """Return the groups of the pictures, from --groups; None without."""
@@ -55,19 +71,18 @@ class PairProtocol(Protocol):
         return grouping.Groups(*group_of_names(read_groups(file), self.images(cfg)[0], file)) if file else None
 
     def _measure_groups(self, cfg, features_of, grouped, result):
-        options = self.options(cfg)
         names, people = self.images(cfg)
         num_genuine = len(result['genuine'])
-        listed = options['group_pairs'] == 'listed' or not result.get('people_known')
-        return grouping.measure(vectors(features_of(names), names), np.asarray(people), grouped,
-                              result['pairs'][:num_genuine], memory_mb=options['memory_mb'],
-                              impostor_pairs=result['pairs'][num_genuine:] if listed else None)
+        listed = result['pairs'][num_genuine:] if self._takes_listed(cfg, result) else None
+        return grouping.measure(vectors(features_of(names), names), np.asarray(result.get('person', people)), grouped,
+                                result['pairs'][:num_genuine], impostor_pairs=listed,
+                                memory_mb=self.options(cfg)['memory_mb'])
 
     def details(self, numbers: dict) -> list:
         """Return the FAR that can be promised, and the groups where there are any."""
         found = []
         if 'far_promise' in numbers:
-            found.append(('Promised FAR', far_bound.promise_lines(numbers['far_promise'])))
+            found.append(('Promised FAR', promise.promise_lines(numbers['far_promise'])))
         if 'groups' in numbers:
             found.append(('Groups', group_lines(numbers['groups'])))
         return found
@@ -159,9 +174,10 @@ def scored_pairs(result: dict, protocol: Protocol, *, num_resamples: int = uncer
         **{key: percents(intervals[key]) for key in ('eer100', 'auc', 'accuracy_10fold')},
         'tpr_at_far': {f'{far:g}': percents(intervals[f'tpr@{far:g}']) for far in fars}}
     if result.get('people_known') and len(result['impostor']):
-        promised = far_bound.promises(result['genuine'], result['impostor'], result['people'][len(result['genuine']):],
-                                      {far: threshold for far, (_, threshold) in result['tpr_at_far'].items()})
-        numbers['far_promise'] = promised
+        pairs = result.get('promise_pairs') or promise.listed_pairs(result['impostor'],
+                                                                    result['people'][len(result['genuine']):])
+        numbers['far_promise'] = promise.promises(result['genuine'], result['impostor'], pairs, {
+            far: threshold for far, (_, threshold) in result['tpr_at_far'].items()})
     numbers['scores'] = {key: result[key].tolist() for key in ('genuine', 'impostor')}
     return Scored(protocol, result, numbers, points)
 

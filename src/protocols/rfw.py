@@ -71,7 +71,7 @@ class Rfw(PairProtocol):
         result = measure_pairs(features, pairs.rows, pairs.same, folds=pairs.folds, grid_folds=pairs.folds,
                                names=pairs.names)
         sets = {name: _set_numbers(features, pairs, of_pair == g) for g, name in enumerate(GROUPS)}
-        return {**result, 'people': people[result['pairs']], 'people_known': True, 'sets': sets}
+        return {**result, 'people': people[result['pairs']], 'person': people, 'people_known': True, 'sets': sets}
 
     def score(self, cfg: edict, features_of: Callable) -> Scored:
         """Return the `Scored` of all pairs; its numbers have those of each set."""

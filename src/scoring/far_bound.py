@@ -143,51 +143,6 @@ def people_needed(far: float, mean: float = 0.0, level: float = LEVEL) -> Option
     return 2 * low
 
 
-def promises(genuine: np.ndarray, impostor: np.ndarray, people: np.ndarray, thresholds: dict) -> dict:
-    """Return what can be promised for each FAR of `thresholds` {FAR: threshold, nan for none}, as JSON holds it.
-
-    people: (P, 2) of the impostor pairs. A point: 'far' wanted, the 'threshold' that measured it, 'measured' there,
-    'upper' bound there; 'promised_threshold' whose bound is at most `far`, 'promised_tpr' there in percent, or null and
-    the number of 'people' that would be needed, all compared with each other and none accepted.
-    """
-    weighted = pair_weights(people)
-    points = []
-    for far, threshold in thresholds.items():
-        at = None if math.isnan(threshold) else far_bound(impostor, people, threshold, weighted=weighted)
-        promised, _ = threshold_for(impostor, people, far, weighted=weighted) if far > 0 else (math.nan, None)
-        found = not math.isnan(promised)
-        points.append({
-            'far': far, 'threshold': at and float(threshold), 'measured': at and at.measured, 'upper': at and at.upper,
-            'promised_threshold': promised if found else None,
-            'promised_tpr': 100 * float(np.mean(genuine >= promised)) if found and len(genuine) else None,
-            'people_needed': people_needed(far)})
-    return {'level': LEVEL, 'people': len(np.unique(people)), 'independent_pairs': weighted.num_pairs,
-            'least_far': upper_bound(0.0, weighted.num_pairs), 'points': points}
-
-
-def promise_lines(promised: dict) -> list:
-    """Return `promises` as lines of at most 80 columns."""
-    lines = [f"Promised with {100 * promised['level']:g} % over people ({promised['people']} people, "
-             f"{promised['independent_pairs']} independent pairs)",
-             f"{'FAR wanted':>10}{'threshold':>11}{'measured':>11}{'at most':>11}{'promising':>12}{'TPR, %':>10}"
-             f"{'people needed':>15}"]
-    for point in promised['points']:
-        cells = (_share(point['far']), _cosine(point['threshold']), _share(point['measured']), _share(point['upper']),
-                 _cosine(point['promised_threshold']),
-                 '-' if point['promised_tpr'] is None else f"{point['promised_tpr']:.4f}",
-                 '-' if point['people_needed'] is None else str(point['people_needed']))
-        lines.append(''.join(f'{cell:>{width}}' for cell, width in zip(cells, (10, 11, 11, 11, 12, 10, 15))))
-    return lines
-
-
-def _share(share):
-    return '-' if share is None else f'{100 * share:.3g}%'
-
-
-def _cosine(threshold):
-    return '-' if threshold is None else f'{threshold:.6f}'
-
-
 @njit(cache=True, parallel=True)
 def _disjoint(people, load, num_people, ways, seed):
     """Return pairs that share nobody: their rows (ways, num_people // 2), and how many (ways,) there are."""

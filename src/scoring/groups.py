@@ -15,7 +15,7 @@ import numpy as np
 from numba import njit, prange
 
 from src.scoring import far_bound
-from src.scoring.identification import MEMORY_MB, Mates, Vectors, accepted_pairs, compare, exact_scores
+from src.scoring.identification import MEMORY_MB, Vectors, accepted_pairs, exact_scores, score_at_share
 from src.scoring.uncertainty import LEVEL
 
 FARS = (0.01, 0.001)
@@ -219,10 +219,7 @@ class _All:
         return np.triu(both).ravel()
 
     def refused(self, num_allowed: int) -> float:
-        nobody = Mates(np.zeros(len(self.people) + 1, np.int64), np.zeros(0), np.zeros(0, np.int64))
-        found = compare(self.features, self.features, self.people, self.people, nobody, memory_mb=self.memory_mb,
-                        ranks_of=lambda _: [2 * num_allowed + 1])            # every pair is met from both sides
-        return float(found.at_rank[0])
+        return score_at_share(self.features, self.people, num_allowed / self.num_pairs, memory_mb=self.memory_mb)
 
     def cells(self, threshold: float) -> Cells:
         self.pairs = accepted_pairs(self.features, self.people, threshold, memory_mb=self.memory_mb)

@@ -137,6 +137,15 @@ def _scores_at(probes, gallery, probe_people, gallery_people, counts, above, ran
     return kth_largest(bins, exact, above, ranks, margin)
 
 
+def score_at_share(side: Vectors, people: np.ndarray, share: float, *, memory_mb: int = MEMORY_MB) -> float:
+    """Return the score that `share` of all pairs of rows of two people reach: exact, one more for what rounds down."""
+    nobody = Mates(np.zeros(len(people) + 1, np.int64), np.zeros(0), np.zeros(0, np.int64))
+    # every pair is met from both sides
+    found = compare(side, side, people, people, nobody, memory_mb=memory_mb,
+                    ranks_of=lambda num: [min(2 * math.floor(share * num / 2 + 1e-9) + 1, num)])
+    return float(found.at_rank[0])
+
+
 def accepted_pairs(side: Vectors, people: np.ndarray, threshold: float, *, memory_mb: int = MEMORY_MB) -> np.ndarray:
     """Return all pairs (M, 2) of rows of two people, the lower row first, whose cosine is at least `threshold`.
 

@@ -8,6 +8,8 @@ import pytest
 from src.data.groups import group_of_names, read_groups
 from src.protocols import protocol
 from src.scoring.far_bound import far_bound
+from src.scoring.identification import vectors
+from src.scoring.promise import all_pairs
 
 
 def run(monkeypatch, capsys, *arguments):
@@ -54,7 +56,7 @@ def test_groups_of_lfw(lfw, tmp_path, monkeypatch, capsys, by):
 def test_listed_pairs_only(lfw, tmp_path, monkeypatch, capsys):
     names, alike, arguments = lfw
     (tmp_path / 'g.csv').write_text(''.join(f'{n},{"a" if a else "b"}\n' for n, a in zip(names, alike)))
-    run(monkeypatch, capsys, *arguments, '--groups', tmp_path / 'g.csv', '--group_pairs', 'listed')
+    run(monkeypatch, capsys, *arguments, '--groups', tmp_path / 'g.csv', '--impostors', 'listed')
     numbers = json.loads((tmp_path / 'n.json').read_text())
     point = numbers['groups']['points'][0]
     assert point['impostor_pairs'] == numbers['num_pairs'] // 2
@@ -79,12 +81,20 @@ def test_pairs_of_unknown_people_promise_nothing(tmp_path):
     assert 'far_promise' not in scored.numbers and kind.details(scored.numbers) == []
 
 
-def test_the_promised_numbers_are_those_of_the_pairs(cfg):
-    names, _ = protocol('lfw').images(cfg)
-    scored = protocol('lfw').score(cfg, lambda names: np.random.default_rng(2).standard_normal((len(names), 16)))
+@pytest.mark.parametrize('impostors', ['all', 'listed'])
+def test_the_promised_numbers_are_those_of_the_pairs(cfg, impostors):
+    names, labels = protocol('lfw').images(cfg)
+    cfg.protocol_options['impostors'] = impostors
+    features = np.random.default_rng(2).standard_normal((len(names), 16)) + np.eye(14, 16)[labels - 1]
+    scored = protocol('lfw').score(cfg, lambda names: features)
     impostor, people = scored.result['impostor'], scored.result['people'][len(scored.result['genuine']):]
     point = scored.numbers['far_promise']['points'][0]
-    assert point['upper'] == far_bound(impostor, people, point['threshold']).upper and len(names) == 336
+    if impostors == 'all':
+        measured = all_pairs(vectors(features), labels, point['threshold'])
+        found = far_bound(measured.scores, people, point['threshold'], weighted=measured.weighted)
+    else:
+        found = far_bound(impostor, people, point['threshold'])
+    assert (point['upper'], point['over_people']) == (found.upper, found.over_people) and found.num_pairs == 7
 
 
 @pytest.mark.parametrize(('text', 'message'), [

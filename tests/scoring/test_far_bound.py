@@ -117,17 +117,3 @@ def test_known_far_is_the_share_of_drawn_pairs():
     far = population.far(2.0)
     assert np.mean(scores >= 2.0) == pytest.approx(far, abs=5 * math.sqrt(far / len(people)))
     assert population.far(population.threshold(0.01)) == pytest.approx(0.01)
-
-
-def test_table_and_json_of_promises():
-    rng = np.random.default_rng(3)
-    people = populations.all_pairs(200)
-    impostor, genuine = rng.standard_normal(len(people)), 6 + rng.standard_normal(500)
-    promised = far_bound.promises(genuine, impostor, people, {0.1: 1.28, 0.001: 3.1, 0.0: math.nan})
-    first, second, third = promised['points']
-    assert promised['independent_pairs'] == 100 and promised['people'] == 200
-    assert first['measured'] < first['upper'] < 0.3 and first['promised_threshold'] > 1.28
-    assert first['promised_tpr'] == 100 * np.mean(genuine >= first['promised_threshold']) > 99
-    assert second['promised_threshold'] is None and second['people_needed'] == 5990 and third['upper'] is None
-    lines = far_bound.promise_lines(promised)
-    assert max(map(len, lines)) <= 80 and '5990' in lines[3]
