@@ -24,7 +24,7 @@ PROJECT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(PROJECT))
 
 from src.scoring import identification, templates  # noqa: E402
-from src.scoring.identification import vectors  # noqa: E402
+from src.scoring.all_with_all import vectors# noqa: E402
 
 SIZE = 512
 IJBC = {'pictures': 469_375, 'templates': 23_124, 'pairs': 15_658_489, 'genuine': 19_557, 'probes': 19_593,

@@ -19,7 +19,7 @@ from src.data.pictures import AnyPicture, Picture
 from src.options import Option
 from src.protocols.protocol import Protocol, numbers_of, plain_comparison
 from src.scoring import curves, identification, templates
-from src.scoring.identification import MEMORY_MB, vectors
+from src.scoring.all_with_all import MEMORY_MB, vectors
 from src.scoring.report import Scored, operating_point, percent, show
 
 _GRID = np.logspace(-6, -1, 41)

@@ -21,7 +21,8 @@ from src.data.pictures import AnyPicture
 from src.options import Option
 from src.protocols.protocol import Protocol, numbers_of, plain_comparison
 from src.scoring import curves
-from src.scoring.identification import MEMORY_MB, vectors, with_distractors
+from src.scoring.all_with_all import MEMORY_MB, vectors
+from src.scoring.identification import with_distractors
 from src.scoring.report import Scored, operating_point, percent, percents, show, span
 from src.scoring.uncertainty import person_shares
 

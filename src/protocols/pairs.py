@@ -19,7 +19,7 @@ from src.protocols.protocol import Protocol, warn
 from src.scoring import curves, metrics, promise, uncertainty, verification
 from src.scoring import groups as grouping
 from src.scoring.group_table import group_lines, group_numbers
-from src.scoring.identification import MEMORY_MB, vectors
+from src.scoring.all_with_all import MEMORY_MB, vectors
 from src.scoring.report import Scored, all_numbers, operating_point, percent, percents, show, span
 
 NOISE = 0.2                      # percentage points

@@ -15,7 +15,7 @@ import numpy as np
 from numba import njit, prange
 
 from src.scoring import far_bound
-from src.scoring.identification import MEMORY_MB, Vectors, accepted_pairs, exact_scores, score_at_share
+from src.scoring.all_with_all import MEMORY_MB, Vectors, accepted_pairs, exact_scores, score_at_share
 from src.scoring.uncertainty import LEVEL
 
 FARS = (0.01, 0.001)

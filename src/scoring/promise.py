@@ -21,7 +21,7 @@ from src.scoring.far_bound import (
     threshold_for,
     upper_bound,
 )
-from src.scoring.identification import MEMORY_MB, Vectors, accepted_pairs, exact_scores, score_at_share
+from src.scoring.all_with_all import MEMORY_MB, Vectors, accepted_pairs, exact_scores, score_at_share
 
 
 class Measured(NamedTuple):

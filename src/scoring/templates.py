@@ -16,7 +16,8 @@ import numpy as np
 from numba import njit, prange
 
 from src.scoring import metrics
-from src.scoring.identification import MEMORY_MB, accepted_above, vectors
+from src.scoring.all_with_all import MEMORY_MB, vectors
+from src.scoring.identification import accepted_above
 
 FARS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 

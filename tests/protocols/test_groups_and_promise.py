@@ -8,7 +8,7 @@ import pytest
 from src.data.groups import group_of_names, read_groups
 from src.protocols import protocol
 from src.scoring.far_bound import far_bound
-from src.scoring.identification import vectors
+from src.scoring.all_with_all import vectors
 from src.scoring.promise import all_pairs
 
 

@@ -6,7 +6,7 @@ from src.scoring import groups as grouping
 from src.scoring import metrics
 from src.scoring.far_bound import upper_bound
 from src.scoring.groups import Groups, measure
-from src.scoring.identification import vectors
+from src.scoring.all_with_all import vectors
 
 
 def planted(seed, people_of=(40, 40, 40), alike=(0.0, 0.0, 0.0), noise=(1.0, 1.0, 1.0), pictures=4, size=32):

@@ -7,7 +7,7 @@ import pytest
 from benchmarks import far_bound_coverage as populations
 from src.scoring import metrics, promise
 from src.scoring.far_bound import far_bound, upper_bound
-from src.scoring.identification import vectors
+from src.scoring.all_with_all import vectors
 
 
 def test_table_and_json_of_promises():

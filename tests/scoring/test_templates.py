@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from src.scoring import identification, metrics, templates
-from src.scoring.identification import vectors
+from src.scoring.all_with_all import vectors
 
 
 def pictures(seed=0, num=400, num_templates=60, num_media=5, size=24):
