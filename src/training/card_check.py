@@ -29,7 +29,7 @@ WITH_NORMS = 'MobileFaceNet (BatchNorm), ArcFace'
 STEPS = {                        # what differs between the kinds of steps
     'LightCNN-9, softmax': (),
     'LightCNN-29 v2, CosFace': ('network_type=LightCNN_29Layers_v2', 'loss=cosface'),
-    'LightCNN-9, AdaFace': ('loss=adaface',),
+    'LightCNN-9, AdaFace, AdamW': ('loss=adaface', 'optimizer=adamw', 'clip_norm=5', 'clip_part=backbone'),
     WITH_NORMS: ('network_type=mobilefacenet', 'loss=arcface'),
 }
 

@@ -18,13 +18,14 @@ KINDS = {
     'no state': ['head=arcface', *ADAMW, 'lr_schedule=mhlr', 'mhlr_threshold=1', 'mhlr_tau=0.2'],
     'scale': ['head=adacos', 'optimizer=nesterov'],
     'running mean': ['head=curricularface', 'head_lr_mult=2'],
-    'mean and deviation': ['head=adaface', *ADAMW],
+    'mean and deviation': ['head=adaface', 'head.momentum=0.5', *ADAMW],
     'annealing': ['head=sphereface'],
     'margins': ['head=adam_softmax'],
     'trained centres': ['head=softmax', 'head.center=0.1', 'head.git=0.1', 'head.ring=0.1'],
     'moved centres': ['head=cosface', 'head.center=0.1', 'head.center_update=paper'],
     'gaussians': ['head=lgm'],
-    'triplets': ['head=triplet', 'head.mining=hardest'],
+    'triplets': ['head=triplet', 'head.mining=hardest', 'faces_per_person=2'],
+    'two views': ['head=mps', 'faces_per_person=2'],
     'pairs': ['head=contrastive'],
 }
 
