@@ -22,6 +22,7 @@ from src.embedding import Network, check_faces, embed_cached, network_of
 from src.embedding import embed as _embed
 from src.protocols import protocol
 from src.scoring.report import Scored
+from src.sources import source_of
 
 FOREIGN = ('.pt', '.pth', '.pth.tar', '.safetensors', '.params', '.param', '.bin')      # weight files of others
 
@@ -86,7 +87,7 @@ def score(name: str, features: np.ndarray, names: list, cfg: edict) -> Scored:
     `get_config(dataset_path=...)`.
     """
     kind = protocol(name)
-    return evaluation.score(kind, cfg, evaluation.source_of(features, [kind.key(name) for name in names]))
+    return evaluation.score(kind, cfg, source_of(features, [kind.key(name) for name in names]))
 
 
 def embed_list(network: Network, root: str, names: Sequence, *, cache_suffix: str = '.audit.npz') -> np.ndarray:

@@ -54,10 +54,11 @@ def add_source_flags(flags: argparse.ArgumentParser) -> None:
     """Add the source of features: a network, or a file of them."""
     add_config_flags(flags)
     add_device_flags(flags)
-    source = flags.add_mutually_exclusive_group(required=True)
-    source.add_argument('--resume', '--ckpt_file', metavar='CKPT', dest='ckpt',
-                        help='checkpoint of any LightCNN training, a folder (its newest one), or an .onnx file')
-    source.add_argument('--features', metavar='FILE.npy', help='score these features, rows in list order, instead')
+    source = flags.add_argument_group('models: one or several, of any of these kinds')
+    source.add_argument('--resume', '--ckpt_file', metavar='CKPT', dest='ckpt', nargs='+', action='extend',
+                        help='checkpoint, a folder of them (its newest one), a weight file of others, or an .onnx file')
+    source.add_argument('--features', metavar='FILE.npy', nargs='+', action='extend', help='score these features, rows '
+                        'in list order')
     source.add_argument('--untrained', action='store_true', help="the recipe's network with its initial weights, "
                         'not trained')
     flags.add_argument('--backend', choices=('mindspore', 'onnx'), default='mindspore', help='onnx: embed in ONNX '
@@ -68,8 +69,8 @@ def add_source_flags(flags: argparse.ArgumentParser) -> None:
     flags.add_argument('--flip', choices=('none', 'sum', 'concat'), default='none', help='embed the mirror images too, '
                        'and add both embeddings or put them side by side (default %(default)s)')
     flags.add_argument('--batch_size', type=int, default=64, help='images a batch (default %(default)s)')
-    flags.add_argument('--face_format', choices=list(FACE_FORMATS), help="face format of the network, overrides that "
-                       'in its metadata')
+    flags.add_argument('--face_format', choices=list(FACE_FORMATS), nargs='+', help='face format of the network, '
+                       'overrides that in its metadata; of several networks: one, or one each')
 
 
 def add_result_flags(flags: argparse.ArgumentParser) -> None:

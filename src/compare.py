@@ -6,9 +6,10 @@ The features come from --save_features of the eval scripts; the page is report/r
 """
 from src import cli
 from src.config import get_config
-from src.evaluation import load_features, write_report
+from src.evaluation import write_report
 from src.protocols import protocol
 from src.scoring import report
+from src.sources import load_features
 
 
 def main() -> None:

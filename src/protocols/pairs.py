@@ -22,6 +22,7 @@ from src.scoring.group_table import group_lines, group_numbers
 from src.scoring.all_with_all import MEMORY_MB, vectors
 from src.scoring.report import Scored, all_numbers, operating_point, percent, percents, show, span
 
+MAX_RESAMPLES = 20_000
 NOISE = 0.2                      # percentage points
 _INSIGHTFACE = 'insightface accuracy'
 
@@ -114,11 +115,20 @@ class PairProtocol(Protocol):
         return [*roc, (f'Scores, {self.title} pairs', curves.score_figure(runs, self.name))]
 
     def comparison(self, scored: Scored, other: Any) -> list:
+        return self._compared(scored, other, uncertainty.NUM_RESAMPLES)
+
+    def compared(self, scored: Scored, other: Scored, num_pairs: int) -> list:
+        # p is no less than 2 / resamples: after the correction for all tests it must be able to fall below 1 %
+        tests = num_pairs * (3 + len(scored.result['tpr_at_far']))
+        return self._compared(scored, other, min(MAX_RESAMPLES, max(uncertainty.NUM_RESAMPLES, 200 * tests)))
+
+    def _compared(self, scored: Scored, other: Any, num_resamples: int) -> list:
         scores = other.result if isinstance(other, Scored) else {k: np.array(v) for k, v in other['scores'].items()}
         result = scored.result
         fars = tuple(result['tpr_at_far'])
         rows = uncertainty.lfw_comparison((result['genuine'], result['impostor']),
-                                          (scores['genuine'], scores['impostor']), result['people'], fars=fars)
+                                          (scores['genuine'], scores['impostor']), result['people'], num_resamples,
+                                          fars=fars)
         return [(name, *map(percent, rows[key][:3]), percents(rows[key][3]), rows[key][4])
                 for key, name in statistic_names(fars).items()]
 

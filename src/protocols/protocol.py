@@ -88,6 +88,13 @@ class Protocol:
         """Return [(name, this, other, difference, interval, p)] against another `Scored`, or the numbers of --json."""
         raise NotImplementedError
 
+    def compared(self, scored: Scored, other: Scored, num_pairs: int) -> list:
+        """Return `comparison` where num_pairs pairs of models are tested together, and p must be told that finely.
+
+        A protocol without a comparison has nothing to test.
+        """
+        return [] if type(self).comparison is Protocol.comparison else self.comparison(scored, other)
+
     def comparable(self, numbers: dict, wanted: dict) -> tuple:
         """Return (whether `numbers`, read from a file, can be compared with `wanted`, the expected content as text)."""
         raise NotImplementedError

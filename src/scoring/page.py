@@ -5,6 +5,7 @@ Plots are SVG in the page, pictures data: URLs; `report.html.jinja` is the templ
 import base64
 import os
 from collections import Counter
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Optional
@@ -18,15 +19,17 @@ from src.data.lists import write_text
 from src.data.pictures import AnyPicture
 from src.scoring import report
 from src.scoring.curves import COLOURS, tail_figure
+from src.scoring.differences import differences_rows
 
 NUM_WORST = 24
 _SHEET = 8                       # people and pictures a person on a contact sheet
 
 
-def write_page(file: str, runs: dict, image_root: str, note: str = '') -> None:
+def write_page(file: str, runs: dict, image_root: str, note: str = '', differences: Sequence = ()) -> None:
     """Write the report of `runs`, {label: {protocol name: Scored}}; a run may lack a protocol.
 
     image_root: folder of the pictures; the page says so if they are missing. note: stands under the title.
+    differences: between the runs, of src.scoring.differences.
     """
     protocols = {scored.protocol.name: scored.protocol for run in runs.values() for scored in run.values()}
     by_protocol = {name: {label: run[name] for label, run in runs.items() if name in run} for name in protocols}
@@ -37,7 +40,9 @@ def write_page(file: str, runs: dict, image_root: str, note: str = '') -> None:
                for label, run in runs.items() for scored in run.values()
                for title, lines in scored.protocol.details(scored.numbers)]
     write_text(file, _template('report.html.jinja').render(
-        note=note, details=details, labels=list(runs), colours=COLOURS, summary=summary_rows(runs), notes=notes,
+        note=note, details=details, differences=differences_rows(differences),
+        letters=list(map(report.letter, range(len(runs)))), labels=list(runs),
+        colours=COLOURS, summary=summary_rows(runs), notes=notes,
         num_trials=next((len(scored.numbers['trials']) for run in runs.values() for scored in run.values()
                          if 'trials' in scored.numbers), 0),
         points={label: [row for scored in run.values() for row in _point_rows(scored)] for label, run in runs.items()},

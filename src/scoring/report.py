@@ -11,6 +11,9 @@ from typing import Any, NamedTuple, Optional
 from src.data.lists import write_text
 
 
+_A_TABLE = 3                     # models beside each other in 80 columns
+
+
 class Scored(NamedTuple):
     """One protocol's outcome: shares and scores, the numbers in percent of --json, and the operating points."""
 
@@ -109,19 +112,34 @@ def write_json(file: str, numbers: dict) -> None:
     write_text(file, text + '\n')
 
 
-def write_thresholds(file: str, model: str, scored: Iterable) -> None:
-    """Write the operating points of `scored`, an iterable of `Scored`, as JSON: FAR as a share, TPR in percent."""
-    write_json(file, {'model': model, 'accept': 'cosine similarity >= threshold', 'tpr_unit': 'percent',
-                      'points': [point for one in scored for point in one.points]})
+def write_thresholds(file: str, runs: dict) -> None:
+    """Write the operating points of {model: its `Scored`s} as JSON: FAR as a share, TPR in percent.
+
+    One model's stand in the file itself, those of several as a list, 'models'.
+    """
+    models = [{'model': model, 'accept': 'cosine similarity >= threshold', 'tpr_unit': 'percent',
+               'points': [point for one in scored for point in one.points]} for model, scored in runs.items()]
+    write_json(file, models[0] if len(models) == 1 else {'models': models})
+
+
+def letter(place: int) -> str:
+    """Return the short name of the model in a place of a table: A to Z, AA, AB ..."""
+    return (letter(place // 26 - 1) if place > 25 else '') + chr(65 + place % 26)
 
 
 def runs_table(runs: dict) -> str:
-    """Return one table of several runs, {label: [Scored]}, in percent."""
+    """Return one table of several runs, {label: [Scored]}, in percent; more than three models go on below."""
     rows: dict = {}
     for label, all_scored in runs.items():
         for scored in all_scored:
             for name, value, _ in scored.protocol.summary(scored.numbers):
                 rows.setdefault(name, {})[label] = value
-    lines = [f"{'percent':<38}" + ''.join(f'{label[:12]:>13}' for label in runs)]
-    return '\n'.join(lines + [f'{name:<38}' + ''.join(f'{show(cells.get(label)):>13}' for label in runs)
-                              for name, cells in rows.items()])
+    labels = list(runs)
+    lines = [f'{letter(i)}: {label}'[:80] for i, label in enumerate(labels)]
+    for start in range(0, len(labels), _A_TABLE):
+        part = labels[start:start + _A_TABLE]
+        lines += ['', f"{'percent':<38}" + ''.join(f'{letter(start + i) + " " + label[:10]:>13}'
+                                                   for i, label in enumerate(part))]
+        lines += [f'{name[:38]:<38}' + ''.join(f'{show(cells.get(label)):>13}' for label in part)
+                  for name, cells in rows.items()]
+    return '\n'.join(lines)
