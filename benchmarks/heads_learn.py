@@ -1,6 +1,6 @@
 """Trains every head for the same steps on real faces and scores LFW: a proof that each one learns, no ranking.
 
-    python benchmarks/heads_learn.py --dataset_path faces112 --out learn [--heads arcface,triplet] [--epochs 3]
+    python benchmarks/heads_learn.py --dataset_path faces112 --out learn [--heads arcface,triplet] [--epochs 2]
 
 faces112: colour faces in ArcFace alignment, train_list.txt and LFW (docs/results.md). The --people with the most faces
 are trained on at 32x32; the network is the four convolutions of docs/extend.md, so that a head takes a minute on two
@@ -21,8 +21,9 @@ UNTRAINED = 'untrained'
 SETTINGS = ('backbone=plainnet', 'backbone.embedding_size=256', 'face_format=arcface', 'image_size=32',
             'resize_size=36', 'batch_size=32', 'lr=0.05', 'warmup_steps=50', 'weight_decay=0.0005',
             'save_checkpoint_steps=100000', 'log_steps=25')
-OF_HEADS = {                         # beside the defaults: the batches that these heads compare
-    'triplet': ['faces_per_person=4'], 'contrastive': ['faces_per_person=4'], 'mps': ['faces_per_person=2']}
+OF_HEADS = {                         # beside the defaults
+    'cosface': ['head.scale=64', 'head.margin=0.35'], 'triplet': ['faces_per_person=4'],
+    'contrastive': ['faces_per_person=4'], 'mps': ['faces_per_person=2']}
 COLUMNS = ('head', 'set for it', 'loss, first', 'last', 'target cosine, first', 'last', 'hard negatives, %, first',
            'last', 'embedding norm, last', 'LFW 100%-EER', '95 % interval')
 
@@ -68,27 +69,35 @@ def write_list(folder, people, file):
 
 
 class LFW:
-    """backbone -> the numbers of LFW; faces are read once, and one compiled network takes the weights of all."""
+    """backbone -> the numbers of LFW.
+
+    Faces of its pairs are read once, and one compiled network takes the weights of all heads. Features of other faces,
+    which no pair needs, are random.
+    """
 
     def __init__(self, cfg):
         from src.data.images import face_for_test, find_images, read_face
+        from src.data.lists import load_lfw_pairs
         from src.embedding import network_of
         from src.protocols import protocol
         from src.training.network import initial_backbone
         self.cfg, self.protocol = cfg, protocol('lfw')
         self.backbone = initial_backbone(cfg, 'CPU')
         self.network = network_of(self.backbone, cfg.face_format)
-        face = self.network.face_format
-        paths = find_images(cfg.root_path, self.protocol.images(cfg)[0])
+        face, names = self.network.face_format, self.protocol.images(cfg)[0]
+        self.rows = np.unique(np.concatenate(load_lfw_pairs(cfg.lfw_pairs_mat_path, len(names))))
+        paths = find_images(cfg.root_path, [names[row] for row in self.rows])
         self.faces = np.stack([face_for_test(read_face(path, face.colour), face, cfg.image_size) for path in paths])
+        self.features = np.random.default_rng(1).standard_normal((len(names), self.backbone.embedding_size))
 
     def __call__(self, backbone):
         for old, new in zip(backbone.get_parameters(), self.backbone.get_parameters()):
             new.set_data(old)
-        face, rows = self.network.face_format, len(self.faces)
-        padded = np.concatenate([self.faces, self.faces[:-rows % 256]])
-        features = np.concatenate([self.network(face.to_input(padded[i:i + 256])) for i in range(0, rows, 256)])[:rows]
-        numbers = self.protocol.score(self.cfg, lambda names: features).numbers
+        face, num = self.network.face_format, len(self.faces)
+        padded = np.concatenate([self.faces, self.faces[:-num % 256]])
+        batches = [self.network(face.to_input(padded[i:i + 256])) for i in range(0, num, 256)]
+        self.features[self.rows] = np.concatenate(batches)[:num]
+        numbers = self.protocol.score(self.cfg, lambda names: self.features.astype(np.float32)).numbers
         return {'eer100': numbers['eer100'], 'interval': numbers['interval95']['eer100']}
 
 
@@ -132,7 +141,7 @@ def main():
     flags.add_argument('--out', type=Path, required=True)
     flags.add_argument('--heads', default=','.join((UNTRAINED, *HEADS)), help='names; all by default')
     flags.add_argument('--people', type=int, default=300)
-    flags.add_argument('--epochs', type=int, default=3)
+    flags.add_argument('--epochs', type=int, default=2)
     flags.add_argument('--set', nargs='+', default=[], metavar='KEY=VALUE', help='settings of all heads')
     arguments = flags.parse_args()
     device, out, results = set_up('CPU'), arguments.out.resolve(), {}

@@ -63,21 +63,31 @@ HEADS = {
 
 ALIASES = {                                  # {another name in the literature: the name here}
     'l2softmax': 'l2_softmax', 'norm_softmax': 'normface', 'nsoftmax': 'normface', 'coco': 'normface',
-    'coco_loss': 'normface', 'naiveface': 'normface', 'am_softmax': 'cosface', 'amsoftmax': 'cosface',
-    'combined_margin': 'combined', 'a_softmax': 'sphereface', 'asoftmax': 'sphereface',
-    'sphereface_r_v2': 'sphereface_r', 'adaptiveface': 'adam_softmax', 'mv_am_softmax': 'mv_softmax',
-    'mv_softmax_am': 'mv_softmax',
-    'mv_softmax_arc': 'mv_arc_softmax', 'mv_arc': 'mv_arc_softmax', 'mv_am': 'mv_softmax', 'svx': 'svx_softmax',
-    'sv_x_softmax': 'svx_softmax', 'arcneg': 'arcnegface', 'curricular': 'curricularface', 'circle_loss': 'circle',
-    'unified': 'unified_cosface', 'uniface': 'unified_cosface', 'sub_center_arcface': 'subcenter_arcface',
-    'subcenter': 'subcenter_arcface', 'center_loss': 'center', 'git_loss': 'git', 'ring_loss': 'ring', 'l_gm': 'lgm',
-    'lgm_loss': 'lgm', 'triplet_loss': 'triplet', 'contrastive_loss': 'contrastive',
+    'coco_loss': 'normface', 'naiveface': 'normface', 'am_softmax': 'cosface', 'cos_loss': 'cosface',
+    'lmcl': 'cosface', 'arc_loss': 'arcface', 'arc_softmax': 'arcface', 'combined_margin': 'combined',
+    'combined_margin_loss': 'combined', 'power_face': 'expface', 'a_softmax': 'sphereface',
+    'sphereface_r_v2': 'sphereface_r', 'adam': 'adam_softmax',
+    'adaptiveface': 'adam_softmax', 'mv_am_softmax': 'mv_softmax', 'mv_softmax_am': 'mv_softmax',
+    'mv_am': 'mv_softmax', 'mv_softmax_arc': 'mv_arc_softmax', 'mv_arc': 'mv_arc_softmax', 'svx': 'svx_softmax',
+    'svx_am': 'svx_softmax', 'sv_x_softmax': 'svx_softmax', 'arcneg': 'arcnegface', 'curricular': 'curricularface',
+    'circle_loss': 'circle', 'npc': 'npcface', 'unified': 'unified_cosface', 'uniface': 'unified_cosface',
+    'sub_center_arcface': 'subcenter_arcface', 'subcenter': 'subcenter_arcface', 'center_loss': 'center',
+    'git_loss': 'git', 'ring_loss': 'ring', 'lgm_loss': 'lgm', 'triplet_loss': 'triplet',
+    'contrastive_loss': 'contrastive', 'mps_loss': 'mps',
 }
 
 
+def plain(name: str) -> str:
+    """Return a name in small letters, without what papers and repositories write between its parts."""
+    return ''.join(letter for letter in name.lower() if letter.isalnum())
+
+
+_PLAIN = {plain(name): known for name, known in [*ALIASES.items(), *((name, name) for name in HEADS)]}
+
+
 def head_class(name: str) -> type:
-    """Return the class of a head; ValueError lists the known names."""
-    return entry('head', HEADS, ALIASES.get(name, name))
+    """Return the class of a head, also for AM-Softmax or CircleLoss; ValueError lists the known names."""
+    return entry('head', HEADS, name if name in HEADS else _PLAIN.get(plain(name), name))
 
 
 def head_options(name: str, given: Mapping) -> dict:
@@ -89,6 +99,10 @@ def build_head(name: str, num_classes: int, embedding_size: int, *, init: Option
                **options: Any) -> Head:
     """Return the head `name`: loss, hits = head(embedding (N, D), labels (N,) int32); embeddings are not normalised.
 
-    init: where initial weights come from; None: seed 1. Raises ValueError for an unknown name or option.
+    embedding: float32, float16 or bfloat16; labels: of any integer type, 0 to num_classes - 1. init: where initial
+    weights come from; None: seed 1. Raises ValueError for an unknown name or option, or one that is out of range.
     """
+    for what, size in (('num_classes', num_classes), ('embedding_size', embedding_size)):
+        if not isinstance(size, int) or size < 1:
+            raise ValueError(f"head {name}: {what}={size!r}, expected a whole number of 1 or more")
     return head_class(name)(num_classes, embedding_size, init or Init('xavier', 1), head_options(name, options))

@@ -75,6 +75,7 @@ class Head(nn.Cell):
         return 1.0, 0.0                          # margins, centres, radii: decay would pull them to zero
 
     def construct(self, embedding, labels):
+        labels = labels.astype(mstype.int32)
         loss, hits = self.loss_of_batch(embedding, labels)
         if self.penalties is not None:
             loss = loss + self.penalties(embedding, labels)
@@ -83,7 +84,7 @@ class Head(nn.Cell):
     def watched(self, embedding: Tensor, labels: Tensor) -> Tensor:
         """Return the sums (3,) over the rows of what src/heads/watch.py names; the head's state stays as it is."""
         centers = self.weight.shape[0] // self.num_classes
-        return watched_classes(embedding, labels, self.weight, self.num_classes, centers)
+        return watched_classes(embedding, labels.astype(mstype.int32), self.weight, self.num_classes, centers)
 
     def loss_of_batch(self, embedding: Tensor, labels: Tensor) -> tuple:
         """Return (loss, hits) without penalties."""

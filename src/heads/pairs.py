@@ -93,6 +93,8 @@ class Contrastive(BatchHead):
     def of_halves(self, x: Tensor, labels: Tensor) -> Tensor:
         """Return the loss of pairs (i, i + N / 2)."""
         half = x.shape[0] // 2
+        if half == 0:
+            return 0.0 * x.sum()
         apart = x[:half] - x[half:2 * half]
         square = (apart * apart).sum(1)
         genuine = as_float(labels[:half] == labels[half:2 * half])
@@ -147,6 +149,8 @@ class MPS(BatchHead):
         """Return (loss, hits)."""
         x = unit(embedding)
         half = x.shape[0] // 2
+        if half == 0:
+            return 0.0 * x.sum(), self.hits(embedding, labels)
         score = ops.matmul(gathered(self.ranks, x[:half]), gathered(self.ranks, x[half:2 * half]).T)    # (H, H)
         diagonal = ops.eye(score.shape[0], score.shape[0], mstype.float32)
         genuine = (score * diagonal).sum(1)
