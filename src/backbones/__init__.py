@@ -21,6 +21,7 @@ from src.backbones.rexnet import ReXNet, ReXNetSE
 from src.backbones.swin import SwinSmall, SwinTiny
 from src.backbones.tf_nas import TFNASA
 from src.backbones.vit import ViTBase, ViTHuge, ViTLarge, ViTSmall, ViTTiny
+from src.cpu.fast_path import with_fast_path
 from src.initializers import Init
 from src.lightcnn import LightCNN9, LightCNN29, LightCNN29v2
 from src.options import checked_options, entry
@@ -127,6 +128,7 @@ def build_backbone(name: str, *, init: Optional[Init] = None, **options: Any) ->
     init: where initial weights come from; None: zeros, which a checkpoint replaces. options: `image_size`, `channels`,
     `embedding_size` and the family's own. Raises ValueError for an unknown name or option, or a size it cannot take.
     """
-    network = backbone_class(name)(init or Init(), backbone_options(name, options))
+    init = init or Init()
+    network = backbone_class(name)(init, backbone_options(name, options))
     network.name = ALIASES.get(name, name)
-    return network
+    return with_fast_path(network) if init.fused else network

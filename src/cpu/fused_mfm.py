@@ -97,9 +97,14 @@ def _pooled_grad(dz, source, dy, dbias):
                         sum_b[j] += of_b
 
 
+def threads_available() -> int:
+    """Return the number of cores that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
 @functools.cache
 def _threads():
-    return ThreadPoolExecutor(len(os.sched_getaffinity(0)))
+    return ThreadPoolExecutor(threads_available())
 
 
 def _slices(num):
