@@ -233,6 +233,11 @@ class Executor:
     def _add(self, node, operations):
         """Make the operation of a node, or the view that it is."""
         source = self.views.get(node.inputs[0]) if node.inputs else None
+        if source is not None and not source.plain and (
+                node.op == 'norm' or source.act is not None and node.op in ('prelu', *ACTIVATIONS)):
+            copy = operations['copy'](self, node.inputs[0])          # written, so that it has statistics of its own
+            self.operations.append(copy)
+            source = self.views[node.inputs[0]] = View(copy)
         if source is not None and node.op == 'norm' and source.plain:
             norm = Norm(node)
             source.held.norms.append(norm)

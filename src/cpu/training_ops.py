@@ -6,7 +6,7 @@ and the gates of squeeze-and-excitation.
 import numpy as np
 
 from src.cpu import map_kernels, onednn
-from src.cpu.convolutions import ConvShape, compiled, maps_shape, num_blocks, to_blocked, to_plain
+from src.cpu.convolutions import ConvShape, address, compiled, maps_shape, num_blocks, to_blocked, to_plain
 from src.cpu.onednn import BLOCK, aligned
 from src.cpu.trace import Node, Untraceable
 from src.cpu.training_graph import Executor, Held
@@ -140,6 +140,36 @@ class Add(Held):
             edge.finish()
         if not whole:
             run.pool.drop(dout)
+        self.drop_terms()
+
+
+class Copy(Held):
+    """Maps as others read them, written: made of the view of a node, and then what the node stands for."""
+
+    def __init__(self, run: Executor, node: Node):
+        super().__init__(run, node)
+        self.source, self.all_parts = run.views[node], run.parts(2 * int(np.prod(self.shape[1:])))
+
+    def forward(self):
+        self.start()
+        read = self.source.reader()
+
+        def work(part, thread):
+            read(part, self.maps[part])
+            self.written(part, thread)
+        self.run.parallel(self.all_parts, work)
+        self.finish()
+
+    def backward(self):
+        gradient, edge = self.gradient(), self.source.edge()
+
+        def work(part, thread):
+            found = gradient(part, edge.array[part])
+            if address(found) != address(edge.array[part]):          # a gradient that needs no sums comes as it is
+                edge.array[part] = found
+            edge.written(part, thread)
+        self.run.parallel(self.all_parts, work)
+        edge.finish()
         self.drop_terms()
 
 
@@ -368,7 +398,7 @@ def _refuse(run, node):
 
 
 OPERATIONS = {
-    'images': Data, 'noise': Data, 'data': Data, 'conv': _by_kind(Conv, Linear), 'add': _by_kind(Add, _refuse),
+    'copy': Copy, 'images': Data, 'noise': Data, 'data': Data, 'conv': _by_kind(Conv, Linear), 'add': _by_kind(Add, _refuse),
     'mul': _by_kind(Gate, FlatMask), 'flatten': Flatten, 'mean': Mean, 'linear': Linear,
     'norm': _by_kind(_refuse, FlatNorm), **{name: FlatAct for name in _ACTS},
 }
