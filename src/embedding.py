@@ -42,10 +42,16 @@ class Network:
 
 
 def network_of(backbone: Any, face: Optional[str] = None, *, file: Optional[str] = None, runtime: str = '') -> Network:
-    """Return a MindSpore backbone as a `Network`. face: the name of its face format, None for the backbone's own."""
+    """Return a MindSpore backbone as a `Network`. face: the name of its face format, None for the backbone's own.
+
+    On the CPU's fast path it has the weights of this moment: call it again after a training.
+    """
     from mindspore import Tensor
+
+    from src.cpu.fast_path import inference
     backbone.set_train(False)
-    return Network(lambda images: backbone(Tensor(images)).asnumpy(), name=backbone.name,
+    function = inference(backbone) or (lambda images: backbone(Tensor(images)).asnumpy())
+    return Network(function, name=backbone.name,
                    face_format=face_format(face or backbone.face_format), image_size=backbone.image_size,
                    embedding_size=backbone.embedding_size, file=file, runtime=runtime)
 

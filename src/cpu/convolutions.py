@@ -58,8 +58,9 @@ class ConvShape(NamedTuple):
         """Return into how many groups, each of whole blocks, the groups are joined for oneDNN."""
         if self.groups == 1 or self.is_depthwise():
             return self.groups
-        fitting = [m for m in range(1, self.groups + 1) if self.groups % m == 0
-                   and m * (self.channels // self.groups) % BLOCK == 0 and m * (self.filters // self.groups) % BLOCK == 0]
+        inputs, outputs = self.channels // self.groups, self.filters // self.groups
+        fitting = [m for m in range(1, self.groups + 1)
+                   if self.groups % m == 0 and m * inputs % BLOCK == 0 and m * outputs % BLOCK == 0]
         return self.groups // fitting[0] if fitting else 1
 
 
@@ -156,10 +157,10 @@ def address(array: Union[np.ndarray, int]) -> int:
 
 
 class Primitive:
-    """A compiled operation on arrays given by their addresses. Threads have memory objects and scratchpads of their own."""
+    """A compiled operation on arrays given by their addresses. Each thread has memory objects and a scratchpad."""
 
     def __init__(self, created: ctypes.c_void_p, arguments: dict):
-        """created: a primitive descriptor; arguments: {argument: the query for its memory descriptor}, in `run`'s order."""
+        """created: a primitive descriptor; arguments: {argument: query for its memory descriptor}, in `run`'s order."""
         self.made = onednn._Primitive(created, arguments)
         self.order = [*arguments, onednn._SCRATCHPAD]
         self.implementation, self.num_bytes = self.made.implementation, self.made.num_bytes
@@ -186,7 +187,7 @@ class Primitive:
         if not hasattr(held, 'fixed'):
             self._prepare()
         num_bytes = self.num_bytes[onednn._SCRATCHPAD]
-        if num_bytes:                                    # the thread's scratchpad may have grown elsewhere: it is shared
+        if num_bytes:                                    # the scratchpad is the thread's, and may have grown elsewhere
             scratch = onednn.scratch('onednn', (num_bytes,), np.uint8)
             if scratch.base is not held.scratch.base:
                 held.scratch = scratch

@@ -8,13 +8,14 @@ not have stays with MindSpore's operators, which give the same numbers but for r
 """
 import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Optional
 
 import numpy as np
 from mindspore import Tensor, nn, ops
 from mindspore import dtype as mstype
 
 from src.backbone import Backbone
+from src.cpu.inference_graph import InferenceNetwork
 from src.cpu.trace import Untraceable, trace
 from src.cpu.training_graph import Executor
 
@@ -106,6 +107,16 @@ class FastPath(nn.Cell):
         for i in range(len(self.running)):
             embedding = ops.depend(embedding, ops.assign(self.running[i], out[i + 2]))
         return embedding
+
+
+def inference(backbone: Any) -> Optional[InferenceNetwork]:
+    """Return a function images (N, C, S, S) -> features (N, D) of a backbone on the fast path, None for another.
+
+    It keeps the weights of this moment.
+    """
+    if not isinstance(backbone, FastPath):
+        return None
+    return InferenceNetwork(backbone, backbone.plain_construct.__func__)
 
 
 def with_fast_path(backbone: Backbone) -> Backbone:

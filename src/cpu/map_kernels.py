@@ -21,7 +21,7 @@ def _sizes(y):
 
 
 @njit(nogil=True, cache=KEEP_KERNELS)
-def view(y, scale, shift, slope, out):
+def view(y: np.ndarray, scale: np.ndarray, shift: np.ndarray, slope: np.ndarray, out: np.ndarray) -> None:
     """out = act(scale * y + shift)."""
     num, blocks, size = _sizes(y)
     a, b, zero = y.reshape(-1), out.reshape(-1), splat(np.float32(0))
@@ -35,7 +35,7 @@ def view(y, scale, shift, slope, out):
 
 
 @njit(nogil=True, cache=KEEP_KERNELS)
-def add_view(y, scale, shift, slope, out):
+def add_view(y: np.ndarray, scale: np.ndarray, shift: np.ndarray, slope: np.ndarray, out: np.ndarray) -> None:
     """out += act(scale * y + shift)."""
     num, blocks, size = _sizes(y)
     a, b, zero = y.reshape(-1), out.reshape(-1), splat(np.float32(0))
@@ -49,7 +49,7 @@ def add_view(y, scale, shift, slope, out):
 
 
 @njit(nogil=True, cache=KEEP_KERNELS)
-def moments(y, sums):
+def moments(y: np.ndarray, sums: np.ndarray) -> None:
     """Add to sums (2, C / BLOCK, BLOCK) float64 those of y and of its squares over images and pixels."""
     num, blocks, size = _sizes(y)
     a = y.reshape(-1)
@@ -65,8 +65,9 @@ def moments(y, sums):
 
 
 @njit(nogil=True, cache=KEEP_KERNELS)
-def view_grad(da, y, scale, shift, slope, dz, sums):
-    """dz = da * act'(z), z = scale * y + shift; add to sums (3, C / BLOCK, BLOCK) those of dz, dz * y, da * min(z, 0)."""
+def view_grad(da: np.ndarray, y: np.ndarray, scale: np.ndarray, shift: np.ndarray, slope: np.ndarray, dz: np.ndarray,
+              sums: np.ndarray) -> None:
+    """dz = da * act'(z), z = scale * y + shift; add to sums (3, C / BLOCK, BLOCK): dz, dz * y, da * min(z, 0)."""
     num, blocks, size = _sizes(y)
     g, a, b, zero = da.reshape(-1), y.reshape(-1), dz.reshape(-1), splat(np.float32(0))
     for n in range(num):
@@ -88,7 +89,7 @@ def view_grad(da, y, scale, shift, slope, dz, sums):
 
 
 @njit(nogil=True, cache=KEEP_KERNELS)
-def product_sums(dz, y, sums):
+def product_sums(dz: np.ndarray, y: np.ndarray, sums: np.ndarray) -> None:
     """Add to sums (2 or more, C / BLOCK, BLOCK) those of dz and of dz * y."""
     num, blocks, size = _sizes(y)
     g, a, zero = dz.reshape(-1), y.reshape(-1), splat(np.float32(0))
@@ -105,7 +106,8 @@ def product_sums(dz, y, sums):
 
 
 @njit(nogil=True, cache=KEEP_KERNELS)
-def affine(dz, factor, y, of_y, offset, out):
+def affine(dz: np.ndarray, factor: np.ndarray, y: np.ndarray, of_y: np.ndarray, offset: np.ndarray,
+           out: np.ndarray) -> None:
     """out = factor * dz + of_y * y + offset."""
     num, blocks, size = _sizes(y)
     g, a, b = dz.reshape(-1), y.reshape(-1), out.reshape(-1)
@@ -118,7 +120,7 @@ def affine(dz, factor, y, of_y, offset, out):
 
 
 @njit(nogil=True, cache=KEEP_KERNELS)
-def add_scaled(dz, factor, out):
+def add_scaled(dz: np.ndarray, factor: np.ndarray, out: np.ndarray) -> None:
     """out += factor * dz."""
     num, blocks, size = _sizes(dz)
     g, b = dz.reshape(-1), out.reshape(-1)
@@ -131,7 +133,7 @@ def add_scaled(dz, factor, out):
 
 
 @njit(nogil=True, cache=KEEP_KERNELS)
-def depthwise_weights(x, dy, stride, top, left, out):
+def depthwise_weights(x: np.ndarray, dy: np.ndarray, stride: int, top: int, left: int, out: np.ndarray) -> None:
     """Add to out (C / BLOCK, K, K, BLOCK) the gradient of a depthwise weight."""
     height, width, rows, columns = x.shape[2], x.shape[3], dy.shape[2], dy.shape[3]
     a, g, blocks, step = x.reshape(-1), dy.reshape(-1), x.shape[1], stride * BLOCK
@@ -157,7 +159,8 @@ def depthwise_weights(x, dy, stride, top, left, out):
 
 
 @njit(nogil=True, cache=KEEP_KERNELS)
-def gated(y, scale, shift, slope, gate, out):
+def gated(y: np.ndarray, scale: np.ndarray, shift: np.ndarray, slope: np.ndarray, gate: np.ndarray,
+          out: np.ndarray) -> None:
     """out = gate * act(scale * y + shift); gate: (N, C / BLOCK, BLOCK)."""
     num, blocks, size = _sizes(y)
     a, b, zero = y.reshape(-1), out.reshape(-1), splat(np.float32(0))
@@ -171,7 +174,8 @@ def gated(y, scale, shift, slope, gate, out):
 
 
 @njit(nogil=True, cache=KEEP_KERNELS)
-def gated_grad(dout, y, scale, shift, slope, gate, da, dgate):
+def gated_grad(dout: np.ndarray, y: np.ndarray, scale: np.ndarray, shift: np.ndarray, slope: np.ndarray,
+               gate: np.ndarray, da: np.ndarray, dgate: np.ndarray) -> None:
     """da = gate * dout; dgate (N, C / BLOCK, BLOCK) = sums over pixels of dout * act(scale * y + shift)."""
     num, blocks, size = _sizes(y)
     d, a, b, zero = dout.reshape(-1), y.reshape(-1), da.reshape(-1), splat(np.float32(0))
@@ -187,7 +191,7 @@ def gated_grad(dout, y, scale, shift, slope, gate, da, dgate):
 
 
 @njit(nogil=True, cache=KEEP_KERNELS)
-def means(y, scale, shift, slope, out):
+def means(y: np.ndarray, scale: np.ndarray, shift: np.ndarray, slope: np.ndarray, out: np.ndarray) -> None:
     """out (N, C / BLOCK, BLOCK) = means over pixels of act(scale * y + shift)."""
     num, blocks, size = _sizes(y)
     a, zero, share = y.reshape(-1), splat(np.float32(0)), splat(np.float32(BLOCK / size))
@@ -202,7 +206,7 @@ def means(y, scale, shift, slope, out):
 
 
 @njit(nogil=True, cache=KEEP_KERNELS)
-def spread(values, out):
+def spread(values: np.ndarray, out: np.ndarray) -> None:
     """out[n, c, pixel] = values[n, c]; values: (N, C / BLOCK, BLOCK)."""
     num, blocks, size = _sizes(out)
     b = out.reshape(-1)
@@ -215,7 +219,8 @@ def spread(values, out):
 
 
 @njit(nogil=True, cache=KEEP_KERNELS)
-def sum_of_views(y, scale, shift, slope, other, scale_2, shift_2, slope_2, out):
+def sum_of_views(y: np.ndarray, scale: np.ndarray, shift: np.ndarray, slope: np.ndarray, other: np.ndarray,
+                 scale_2: np.ndarray, shift_2: np.ndarray, slope_2: np.ndarray, out: np.ndarray) -> None:
     """out = the sum of two views."""
     num, blocks, size = _sizes(y)
     a, d, b, zero = y.reshape(-1), other.reshape(-1), out.reshape(-1), splat(np.float32(0))
@@ -231,7 +236,7 @@ def sum_of_views(y, scale, shift, slope, other, scale_2, shift_2, slope_2, out):
 
 
 @njit(nogil=True, cache=KEEP_KERNELS)
-def add_to(part, total):
+def add_to(part: np.ndarray, total: np.ndarray) -> None:
     """total += part; flat arrays of whole blocks."""
     for i in range(0, len(total), BLOCK):
         store(total, i, add(load(total, i), load(part, i)))

@@ -77,12 +77,16 @@ class Norm:
         """Take the sums of the maps and of their squares; update the running statistics."""
         mean = sums[0].reshape(-1)[:self.channels] / self.count
         variance = np.maximum(sums[1].reshape(-1)[:self.channels] / self.count - mean ** 2, 0)
-        self.mean, self.inverse = mean, 1 / np.sqrt(variance + self.cell.eps)
-        gamma, beta = run.value(self.cell.gamma), run.value(self.cell.beta)
-        self.gamma = gamma.astype(np.float64)
-        self.scale, self.shift = vector(gamma * self.inverse), vector(beta - mean * gamma * self.inverse)
+        self.use(run, mean, variance)
         run.keep_statistics(self.cell, mean, variance, self.count)
         self.sums = np.zeros((2, *self.scale.shape))
+
+    def use(self, run: 'Executor', mean: np.ndarray, variance: np.ndarray) -> None:
+        """Normalise by this mean and variance."""
+        self.mean, self.inverse = mean, 1 / np.sqrt(variance + self.cell.eps)
+        gamma, beta = (run.value(p).astype(np.float64) for p in (self.cell.gamma, self.cell.beta))
+        self.gamma = gamma
+        self.scale, self.shift = vector(gamma * self.inverse), vector(beta - mean * gamma * self.inverse)
 
     def finish(self, run: 'Executor') -> tuple:
         """Give the gradients of gamma and beta; return (factor of dz, of y, offset) of the maps' gradient."""
@@ -110,17 +114,19 @@ class Held:
     def start(self) -> None:
         """Before the forward pass writes the maps."""
         self.terms = []
-        self.sums = np.zeros((self.run.num_threads, 2, *self.ones.shape)) if self.norms else None
+        measured = self.norms and self.run.training
+        self.sums = np.zeros((self.run.num_threads, 2, *self.ones.shape)) if measured else None
 
     def written(self, part: slice, thread: int) -> None:
         """A part of the maps is there: take its statistics, while it is in the cache."""
-        if self.norms:
+        if self.sums is not None:
             map_kernels.moments(self.maps[part], self.sums[thread])
 
     def finish(self) -> None:
         """All parts of the maps are there."""
-        for norm in self.norms:
-            norm.measured(self.run, np.sum(self.sums, 0))
+        if self.sums is not None:
+            for norm in self.norms:
+                norm.measured(self.run, np.sum(self.sums, 0))
 
     def gradient(self) -> Callable:
         """Return a function (part, scratch array) -> gradient of that part of the maps, perhaps in scratch."""
@@ -220,11 +226,14 @@ class Edge:
 class Executor:
     """The forward and backward pass of a `Graph`; see the module. Raises Untraceable for what it does not have."""
 
+    training = True
+
     def __init__(self, graph: Graph, parameters: Sequence):
         from src.cpu.training_ops import OPERATIONS
         self.graph, self.parameters = graph, list(parameters)
         self.places = {id(parameter): i for i, parameter in enumerate(self.parameters)}
-        self.num, self.num_threads, self.pool = graph.images.shape[0], threads_available(), Pool()
+        self.num, self.pool = graph.images.shape[0], Pool()
+        self.num_threads = threads_available() if self.training else 1
         self.views, self.flat, self.dflat, self.data = {}, {}, {}, {}
         self.operations, self.statistics_of = [], []
         for node in graph.nodes:
@@ -255,6 +264,8 @@ class Executor:
 
     def parts(self, num_floats: int) -> list:
         """Return the slices of the batch, for operations that touch so many numbers an image."""
+        if not self.training:
+            return [slice(0, self.num)]
         largest = max(1, min(PART_BYTES // (4 * num_floats), -(-self.num // self.num_threads)))
         size = max(n for n in range(1, largest + 1) if self.num % n == 0)
         return [slice(i, i + size) for i in range(0, self.num, size)]
@@ -267,7 +278,11 @@ class Executor:
         def all_of(thread):
             for part in parts[bounds[thread]:bounds[thread + 1]]:
                 work(part, thread)
-        list(_threads().map(all_of, range(threads)))
+        list((_threads().map if threads > 1 else map)(all_of, range(threads)))
+
+    def packed(self, convolution: Any, weight: Any) -> np.ndarray:
+        """Return a weight as a convolution wants it."""
+        return convolution.pack(self.value(weight))
 
     def value(self, parameter: Any) -> np.ndarray:
         """Return the numbers that a parameter has in this step."""

@@ -43,7 +43,7 @@ SINGLE, DOUBLE = _Single('single', _SINGLE, types.float32), _Double('double', _D
 @register_model(_Single)
 @register_model(_Double)
 class _VectorModel(models.PrimitiveModel):
-    def __init__(self, manager, kind):
+    def __init__(self, manager: Any, kind: Any):
         super().__init__(manager, kind, kind.kind)
 
 
@@ -59,7 +59,7 @@ def _of_array(array):
 
 
 @intrinsic
-def load(_, array, index):
+def load(_: Any, array: Any, index: Any) -> Any:
     """The vector at array[index:index + BLOCK], array: flat, float32 or float64."""
     result = _of_array(array)
 
@@ -70,7 +70,7 @@ def load(_, array, index):
 
 
 @intrinsic
-def store(_, array, index, vector):
+def store(_: Any, array: Any, index: Any, vector: Any) -> Any:
     """array[index:index + BLOCK] = vector."""
     def generate(context, builder, signature, args):
         builder.store(args[2], _place(context, builder, signature.args[0], *args[:2], vector.kind),
@@ -80,7 +80,7 @@ def store(_, array, index, vector):
 
 
 @intrinsic
-def splat(_, value):
+def splat(_: Any, value: Any) -> Any:
     """A vector of BLOCK times the float32 `value`."""
     def generate(context, builder, signature, args):
         single = builder.insert_element(ir.Constant(_SINGLE, ir.Undefined), args[0], ir.Constant(ir.IntType(32), 0))
@@ -102,12 +102,12 @@ subtract = _binary(lambda builder, a, b: builder.fsub(a, b), "a - b.")
 multiply = _binary(lambda builder, a, b: builder.fmul(a, b), "a * b.")
 divide = _binary(lambda builder, a, b: builder.fdiv(a, b), "a / b.")
 # NaN in `a` stays: the comparison is then false, and the second operand of the selection is `a`
-larger = _binary(lambda builder, a, b: builder.select(builder.fcmp_ordered('<', a, b), b, a), "The larger; NaN in a stays.")
-smaller = _binary(lambda builder, a, b: builder.select(builder.fcmp_ordered('>', a, b), b, a), "The smaller; NaN in a stays.")
+larger = _binary(lambda builder, a, b: builder.select(builder.fcmp_ordered('<', a, b), b, a), "The larger.")
+smaller = _binary(lambda builder, a, b: builder.select(builder.fcmp_ordered('>', a, b), b, a), "The smaller.")
 
 
 @intrinsic
-def multiply_add(_, a, b, c):
+def multiply_add(_: Any, a: Any, b: Any, c: Any) -> Any:
     """a * b + c, rounded once."""
     def generate(context, builder, signature, args):
         kind = args[0].type
@@ -118,7 +118,7 @@ def multiply_add(_, a, b, c):
 
 
 @intrinsic
-def where_positive(_, z, a, b):
+def where_positive(_: Any, z: Any, a: Any, b: Any) -> Any:
     """a where z > 0, else b."""
     def generate(context, builder, signature, args):
         return builder.select(builder.fcmp_ordered('>', args[0], ir.Constant(_SINGLE, [0.0] * BLOCK)), args[1], args[2])
@@ -126,7 +126,7 @@ def where_positive(_, z, a, b):
 
 
 @intrinsic
-def as_double(_, a):
+def as_double(_: Any, a: Any) -> Any:
     """The same numbers in float64."""
     def generate(context, builder, signature, args):
         return builder.fpext(args[0], _DOUBLE)

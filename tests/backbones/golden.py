@@ -90,14 +90,18 @@ def names_of(backbone):
     return {torch_name(name): parameter for name, parameter in backbone.parameters_and_names()}
 
 
-def network(key, **options):
-    """Return the backbone of a golden key with the rule's weights; every name and shape is that of the original."""
+def network(key, target=None, **options):
+    """Return the backbone of a golden key with the rule's weights; every name and shape is that of the original.
+
+    target: where it is to run, 'CPU' for the fast path.
+    """
     from mindspore import Tensor
 
     from src.backbones import backbone_class, build_backbone
+    from src.initializers import Init
     gain = float(table_row('goldens/backbones.md', key)[1])
     side = inputs(key).shape[3]
-    backbone = build_backbone(key, image_size=side, channels=inputs(key).shape[1],
+    backbone = build_backbone(key, init=Init(target=target), image_size=side, channels=inputs(key).shape[1],
                               **{'embedding_size': arrays()[key].shape[1], **options})
     ignored = getattr(backbone_class(key), 'ignored', ())
     weights = {name: weight for name, weight in rule_weights(state(key), gain).items() if not name.endswith(ignored)}
@@ -136,14 +140,14 @@ def check_parameter_count(key):
     assert held == int(table_row('docs/backbones.md', key)[3].replace(',', ''))
 
 
-def training_pass(key, first):
+def training_pass(key, first, target=None):
     """Return (outputs (8, 512), gradient of the parameter `first`, backbone) of one training step's forward, backward.
 
     The loss is the sum of the outputs times fixed normal numbers.
     """
     import mindspore as ms
     from mindspore import Tensor
-    backbone = network(key).set_train(True)
+    backbone = network(key, target).set_train(True)
     factors = Tensor(np.random.default_rng(20261126).standard_normal((8, 512)).astype(np.float32))
 
     def loss(images):
