@@ -11,7 +11,7 @@ import os
 import sys
 from array import array
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any, NamedTuple, Optional
 
 import numpy as np
@@ -36,7 +36,7 @@ class RecordFile:
     def __init__(self, path: str):
         if not os.path.isfile(path):
             raise FileNotFoundError(f"{path}: no such .rec file")
-        self.path, self.people, self._order = path, None, None
+        self.path, self.people = path, None
         self.file = os.open(path, os.O_RDONLY)
         self.num_bytes = os.fstat(self.file).st_size
         if self.num_bytes < PART.size:
@@ -66,14 +66,28 @@ class RecordFile:
         return Names(self.keys)
 
     def row_of(self, name: str) -> Optional[int]:
-        """Return the row of the record with this key, None if there is none."""
-        if not name.isdigit() or len(name) > 18:
+        """Return the row of the record with this key, or that the .lst beside the file names so; None if there is none.
+
+        A name of the .lst counts with another picture extension, or none, too.
+        """
+        key = int(name) if name.isdigit() and len(name) <= 18 else self._listed.get(os.path.splitext(name)[0])
+        if key is None:
             return None
-        if self._order is None:
-            self._order = np.argsort(self.keys, kind='stable')
-        place = int(np.searchsorted(self.keys, int(name), sorter=self._order))
+        place = int(np.searchsorted(self.keys, key, sorter=self._order))
         row = int(self._order[place]) if place < len(self.keys) else 0
-        return row if self.keys[row] == int(name) else None
+        return row if self.keys[row] == key else None
+
+    @cached_property
+    def _order(self):
+        return np.argsort(self.keys, kind='stable')
+
+    @cached_property
+    def _listed(self):
+        beside = os.path.splitext(self.path)[0] + '.lst'
+        if not os.path.isfile(beside):
+            return {}
+        keys, _, names = read_lst(beside)
+        return {os.path.splitext(name)[0]: key for name, key in zip(names, keys.tolist())}
 
     def data(self, row: int) -> bytes:
         """Return the encoded picture of a row; OSError if the file ends before it."""

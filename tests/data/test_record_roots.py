@@ -83,6 +83,11 @@ def test_records_are_roots(records):
     assert [read_bytes(picture) for picture in find_images(file, names)] == pictures
     assert find_image(file, '0') is None and find_image(file, '49') is None and find_image(file, '../1') is None
     assert read_face(find_image(file, '7')).shape == (144, 144)
+    assert find_image(file, 'a/b.jpg') is None
+    copy = file.replace('train', 'listed')
+    Path(copy).write_bytes(Path(file).read_bytes())
+    recordio.write_lst(copy.replace('.rec', '.lst'), range(1, 49), labels, [f'p{i}/face_{i}.jpg' for i in range(1, 49)])
+    assert [read_bytes(find_image(copy, f'p{i}/face_{i}.bmp')) for i in (1, 48)] == [pictures[0], pictures[47]]
     with pytest.raises(FileNotFoundError, match='1 of 2 listed images are missing: 77'):
         find_images(file, ['1', '77'])
 
