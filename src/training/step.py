@@ -15,6 +15,7 @@ from mindspore import ParameterTuple, Tensor, nn, ops
 
 from src.backbone import Backbone
 from src.cpu.host_mean import host_mean
+from src.cpu.ordered_prelu import sum_in_order
 from src.data.face_format import face_format
 from src.device import Device
 from src.heads.head import Head
@@ -245,6 +246,7 @@ def build_step(cfg: edict, device: Device) -> TrainStep:
     if cfg.sync_bn:
         share_batch_statistics(network.backbone, device)
     if device.target == 'CPU':
+        sum_in_order(network)
         splits = num_parts(cfg.batch_size) > 1 and not network.needs_whole_batch
         kind = SplitStep if splits else TrainStep
         step = kind(network, cfg, device.rank, device.rank_size)
