@@ -79,6 +79,8 @@ def add_result_flags(flags: argparse.ArgumentParser) -> None:
     flags.add_argument('--thresholds', metavar='FILE', help='file of the operating points (default thresholds.json, '
                        'with --report in its folder)')
     flags.add_argument('--report', metavar='DIR', help='write DIR/report.html: both protocols, curves, worst pairs')
+    flags.add_argument('--fingerprint', metavar='FILE.npz', help='of the training set, to say which people and '
+                       'pictures of the test set are in it (default: the one beside the checkpoint)')
     flags.add_argument('--compare', metavar='FILE', help="another model's features (.npy) or --json result (.json) on "
                        'the same images: differences and whether they could be chance')
 

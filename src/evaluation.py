@@ -9,6 +9,7 @@ import os
 import numpy as np
 from easydict import EasyDict as edict
 
+from src.certificate import certify
 from src.data import lists
 from src.protocols import PROTOCOLS, SETS, Protocol, protocol
 from src.protocols.lfw import LFW, threshold_for
@@ -31,6 +32,8 @@ def evaluate(args: argparse.Namespace, cfg: edict, names: list) -> None:
         return
     runs = {label: {name: score(kind, cfg, held) for name, kind in listing.protocols.items()}
             for label, held in sources.items()}
+    for run, held in runs.items():
+        certify(held.values(), cfg, sources[run], getattr(args, 'fingerprint', None))
     between = differences(runs) if len(runs) > 1 else []
     print_tables(runs, between)
     if args.compare:
@@ -47,7 +50,8 @@ def evaluate(args: argparse.Namespace, cfg: edict, names: list) -> None:
         write_report(args.report, runs, cfg, differences=between)
     thresholds = args.thresholds or os.path.join(args.report or '.', 'thresholds.json')
     report.write_thresholds(thresholds, {run: held.values() for run, held in runs.items()
-                                         if run == label or not args.compare})
+                                         if run == label or not args.compare},
+                            {run: held.network.file for run, held in sources.items() if held.network})
 
 
 def print_tables(runs: dict, between: list) -> None:

@@ -27,6 +27,7 @@ class Source(NamedTuple):
     features: np.ndarray
     keys: list
     lengths: np.ndarray          # (N,), or (2N,) where mirror images were embedded too
+    network: Any = None          # the `Network` that embedded them, None for features from a file
 
     def of(self, kind: Protocol) -> Callable:
         """Return a function names of that protocol -> their features (N, D)."""
@@ -151,7 +152,7 @@ def _embed(args: argparse.Namespace, cfg: edict, listing: Listing, held: dict, m
     features = _embed_all(args, cfg, network, paths, say, mirrored=False)
     mirrored = _embed_all(args, cfg, network, paths, say, mirrored=True) if args.flip != 'none' else None
     label = _base(network.file) if network.file and os.path.isdir(model.weights) else model.label
-    return label, source_of(features, listing.keys, mirrored, args.flip)
+    return label, source_of(features, listing.keys, mirrored, args.flip)._replace(network=network)
 
 
 def _embed_all(args: argparse.Namespace, cfg: edict, network: Any, paths: Sequence, say: Callable, *,

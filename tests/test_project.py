@@ -21,13 +21,13 @@ LAYERS = [
     {'cpu', 'initializers', 'backbone', 'lightcnn', 'backbones', 'heads', 'weights', 'dataset', 'embedding'},
     {'settings', 'recipes', 'config', 'cli'},
     {'training', 'protocols', 'deploy'},
-    {'evaluation', 'sources', 'api', 'zoo'},
+    {'evaluation', 'sources', 'certificate', 'recognition', 'api', 'zoo'},
     {'compare', 'convert', 'get_list'},          # commands that stand in src
 ]
 NEED_NO_MINDSPORE = [
-    'settings', 'recipes', 'config', 'cli', 'lr_generator', 'options', 'evaluation', 'sources', 'protocols', 'compare',
-    'convert', 'get_list', 'training.log', 'training.hccl', 'training.launch', 'training.plot', 'deploy.exchange',
-    'deploy.onnx_backend',
+    'settings', 'recipes', 'config', 'cli', 'lr_generator', 'options', 'evaluation', 'sources', 'certificate',
+    'protocols', 'compare', 'convert', 'get_list', 'training.log', 'training.hccl', 'training.launch',
+    'training.plot', 'deploy.exchange', 'deploy.onnx_backend',
     *(f'{folder}.{file.stem}' for folder in ('data', 'scoring')
       for file in (PROJECT / 'src' / folder).glob('[a-z]*.py'))]
 SOURCES = [*sorted((PROJECT / 'src').rglob('*.py')), *sorted(PROJECT.glob('*.py'))]

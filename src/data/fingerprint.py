@@ -14,6 +14,7 @@ import os
 import re
 import unicodedata
 import zipfile
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple, Optional
@@ -88,11 +89,11 @@ def file_record(path: Optional[AnyPicture], face: FaceFormat) -> np.ndarray:
         return np.zeros((), RECORD)
 
 
-def file_records(paths: Sequence, face: FaceFormat, workers: int = 2) -> np.ndarray:
-    """Return the RECORDs (N,) of picture files."""
+def file_records(pictures: Sequence, face: FaceFormat, workers: int = 2) -> np.ndarray:
+    """Return the RECORDs (N,) of picture files or `Picture`s."""
     with ThreadPoolExecutor(workers) as pool:
-        rows = list(pool.map(lambda path: file_record(path, face), paths))
-    return np.array(rows, RECORD).reshape(len(paths))
+        rows = list(pool.map(lambda picture: file_record(picture, face), pictures))
+    return np.array(rows, RECORD).reshape(len(pictures))
 
 
 def person_in(name: str) -> str:
@@ -218,7 +219,8 @@ def overlap(held: Fingerprint, records: np.ndarray, names: Sequence, labels: np.
     pictures = np.flatnonzero(known_pictures(held, records, alignment))
     first = {label: person_in(name) for name, label in zip(names[::-1], labels[::-1].tolist())}
     hashes = {label: name_hash(person) for label, person in first.items()}
-    by_name = [label for label, key in hashes.items() if key and _holds(held.people, key)]
+    shared = Counter(hashes.values())                            # a folder of many people is no person
+    by_name = [label for label, key in hashes.items() if key and shared[key] == 1 and _holds(held.people, key)]
     by_centre = _near_centres(held.centres, features, labels, same_person)
     people = np.unique(np.concatenate([labels[pictures], by_name, by_centre])).astype(np.int64)
     return {'pictures': pictures, 'people': people, 'by_name': np.sort(np.array(by_name, np.int64)),
@@ -247,3 +249,33 @@ def centres_of(features: np.ndarray, labels: np.ndarray) -> tuple:
     sums = np.zeros((len(people), features.shape[1]))
     np.add.at(sums, place, unit)
     return (sums / np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), 1e-12)).astype(np.float32), people
+
+
+def link_in(ckpt: str) -> Optional[dict]:
+    """Return the 'fingerprint' of a checkpoint's metadata, None where there is none to be believed."""
+    try:
+        link = lists.read_json(os.path.splitext(ckpt)[0] + '.json')['fingerprint']
+        good = all(isinstance(i, str) for i in link['ids']) and link['ids'] and isinstance(link['complete'], bool)
+        return link if good and link['file'] == os.path.basename(link['file']) else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def fingerprint_of(ckpt: Optional[str]) -> tuple:
+    """Return (the `Fingerprint` of the people and pictures that a checkpoint was trained on, ''), or (None, why not).
+
+    ckpt: a weight file of any kind. It is believed only if the checkpoint's own metadata name this training set.
+    """
+    link = link_in(ckpt) if ckpt else None
+    if link is None:
+        return None, 'the network comes without a fingerprint of its training set'
+    file = os.path.join(os.path.dirname(ckpt), link['file'])
+    try:
+        held: Fingerprint = read(file)
+    except FileNotFoundError:
+        return None, f"{file} is missing, or not finished yet"
+    except ValueError as error:
+        return None, str(error)
+    if not set(link['ids']) <= set(held.ids):
+        return None, f"{file} is that of another training"
+    return held._replace(complete=held.complete and link['complete']), ''

@@ -42,7 +42,7 @@ class Own(PairProtocol):
     name, title = 'own', 'Own pictures'
     OPTIONS = {
         'pairs': Option('', None, None, 'score the pairs of this list (two paths and an answer) instead of all'),
-        'impostors': Option(1_000_000, 1, 10**9, 'impostor pairs that are drawn, all if there are no more'),
+        'impostor_pairs': Option(1_000_000, 1, 10**9, 'impostor pairs that are drawn, all if there are no more'),
         'detect': Option(False, None, None, 'find the faces of photographs and align them'),
         'detector': Option('mtcnn', None, None, f"{', '.join(DETECTORS)} or a YuNet model FILE.onnx, for --detect"),
     }
@@ -111,7 +111,7 @@ class Own(PairProtocol):
     def measure(self, cfg: edict, features_of: Callable) -> dict:
         """Return the scores and shares of the pairs, and the suspicious folders."""
         names, labels, rows, same = self._listed(cfg)
-        pairs = None if rows is not None else pairs_of(labels, self.options(cfg)['impostors'], cfg.seed)
+        pairs = None if rows is not None else pairs_of(labels, self.options(cfg)['impostor_pairs'], cfg.seed)
         rows, same = (pairs.rows, pairs.same) if pairs else (rows, same)
         features = features_of(names)
         warn_of_duplicates(features, names, labels)

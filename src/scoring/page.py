@@ -34,8 +34,8 @@ def write_page(file: str, runs: dict, image_root: str, note: str = '', differenc
     protocols = {scored.protocol.name: scored.protocol for run in runs.values() for scored in run.values()}
     by_protocol = {name: {label: run[name] for label, run in runs.items() if name in run} for name in protocols}
     figures = [figure for name, kind in protocols.items() for figure in kind.figures(by_protocol[name])]
-    notes = [(label, text) for label, run in runs.items() for scored in run.values()
-             if (text := scored.protocol.note(scored.numbers))]
+    notes = [(label, text) for label, run in runs.items() for scored in run.values() for text in (
+        scored.protocol.note(scored.numbers), _training_set(scored)) if text]
     details = [(', '.join([title, scored.protocol.title] + [label] * (len(runs) > 1)), lines)
                for label, run in runs.items() for scored in run.values()
                for title, lines in scored.protocol.details(scored.numbers)]
@@ -48,6 +48,11 @@ def write_page(file: str, runs: dict, image_root: str, note: str = '', differenc
         points={label: [row for scored in run.values() for row in _point_rows(scored)] for label, run in runs.items()},
         figures=figures, worst=_worst_of(runs, image_root), galleries=_galleries_of(runs),
         image_root=image_root) + '\n')
+
+
+def _training_set(scored: report.Scored) -> str:
+    text = report.training_set_text(scored.numbers)
+    return text and f'{scored.protocol.title}: {text[0].lower()}{text[1:]}'
 
 
 def _template(name: str) -> Template:

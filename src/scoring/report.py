@@ -5,10 +5,11 @@ The rows, numbers and curves that differ between protocols belong to the protoco
 import json
 import math
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple, Optional
 
-from src.data.lists import write_text
+from src.data.lists import file_sha256, write_text
 
 
 _A_TABLE = 3                     # models beside each other in 80 columns
@@ -56,7 +57,24 @@ def table(scored: Scored) -> str:
     norms = [f"Embedding norms: mean {norm['mean']:.4f}, std {norm['std']:.4f}"] if norm else []
     details = [line for _, lines in scored.protocol.details(scored.numbers) for line in lines]
     points = _point_lines(scored.points) if scored.points else []
-    return '\n'.join(scored.protocol.lines(scored.numbers) + norms + points + details)
+    trained = textwrap.wrap(training_set_text(scored.numbers), 80)
+    return '\n'.join(scored.protocol.lines(scored.numbers) + norms + trained + points + details)
+
+
+def training_set_text(numbers: dict) -> str:
+    """Return what is known of a test set's people and pictures in the training set, '' where nobody looked."""
+    held = numbers.get('training_set')
+    if not held:
+        return ''
+    if held['people'] is None:
+        return f"People and pictures of the test set in the training set: unknown ({held['reason']})."
+    how = ', '.join(f'{held[key]} {words}' for key, words in (
+        ('people_by_name', 'by name'), ('people_by_picture', 'by picture'), ('people_by_centre', 'by embedding'))
+        if held[key] is not None)
+    more = '' if held['complete'] else ' At least: the training began with weights whose training set is unknown.'
+    note = f" {held['reason'][0].upper()}{held['reason'][1:]}." if held['reason'] else ''
+    return (f"In the training set: {held['people']} of {held['num_people']} people ({how}), {held['pictures']} of "
+            f"{held['num_pictures']} pictures of the test set.{more}{note}")
 
 
 def point_rows(points: list) -> list:
@@ -112,12 +130,14 @@ def write_json(file: str, numbers: dict) -> None:
     write_text(file, text + '\n')
 
 
-def write_thresholds(file: str, runs: dict) -> None:
+def write_thresholds(file: str, runs: dict, weights: Mapping = MappingProxyType({})) -> None:
     """Write the operating points of {model: its `Scored`s} as JSON: FAR as a share, TPR in percent.
 
-    One model's stand in the file itself, those of several as a list, 'models'.
+    One model's stand in the file itself, those of several as a list, 'models'. weights: {model: file of its weights},
+    whose sha256 says later which network the thresholds belong to.
     """
-    models = [{'model': model, 'accept': 'cosine similarity >= threshold', 'tpr_unit': 'percent',
+    models = [{'model': model, 'weights_sha256': file_sha256(weights[model]) if weights.get(model) else None,
+               'accept': 'cosine similarity >= threshold', 'tpr_unit': 'percent',
                'points': [point for one in scored for point in one.points]} for model, scored in runs.items()]
     write_json(file, models[0] if len(models) == 1 else {'models': models})
 

@@ -4,7 +4,7 @@
         maker.begin(started_from)
         ...                                      # train; maker.link() goes into the metadata of every checkpoint
 
-    held, reason = fingerprint_of('ckpt/best.ckpt')              # None and why, where nothing is known
+    held, reason = fingerprint.fingerprint_of('ckpt/best.ckpt')  # None and why, where nothing is known
 
 A folder's pictures are read once more, by one thread: half a millisecond each, so 5 million take 40 minutes of one
 core, beside a training of days. What has been hashed is kept in fingerprint.partial, where a run that goes on goes on.
@@ -19,10 +19,9 @@ from typing import Any, Optional
 import numpy as np
 
 from src.data import fingerprint, lists
-from src.data.fingerprint import RECORD, Fingerprint
+from src.data.fingerprint import RECORD
 from src.data.images import find_image, list_id
 from src.data.pack import fingerprint_file
-from src.training import checkpoint
 
 FILE, PARTIAL, BASE = 'fingerprint.npz', 'fingerprint.partial', 'fingerprint.base.npz'
 _CHUNK = 2000                    # pictures that are written at once
@@ -47,7 +46,7 @@ class Maker:
             self._thread.start()
 
     def _take_base(self, ckpt, resumed):
-        link = _link_in(ckpt)
+        link = fingerprint.link_in(ckpt)
         if resumed and link and link['ids'] == [self.id]:        # the same training: nothing came before it
             self.complete = link['complete']
             return
@@ -55,7 +54,7 @@ class Maker:
         if resumed and os.path.isfile(kept):
             self.base = _read_or_none(kept)
         else:
-            self.base = fingerprint_of(ckpt)[0]
+            self.base = fingerprint.fingerprint_of(ckpt)[0]
             if self.base is not None:
                 fingerprint.write(kept, self.base)
         self.complete = self.base is not None and self.base.complete
@@ -160,33 +159,3 @@ def _read_or_none(file):
         return fingerprint.read(file)
     except (OSError, ValueError):
         return None
-
-
-def _link_in(ckpt):
-    """Return the 'fingerprint' of a checkpoint's metadata, None where there is none to be believed."""
-    try:
-        link = lists.read_json(checkpoint.metadata_file(ckpt))['fingerprint']
-        good = all(isinstance(i, str) for i in link['ids']) and link['ids'] and isinstance(link['complete'], bool)
-        return link if good and link['file'] == os.path.basename(link['file']) else None
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-
-
-def fingerprint_of(ckpt: Optional[str]) -> tuple:
-    """Return (the `Fingerprint` of the people and pictures that a checkpoint was trained on, ''), or (None, why not).
-
-    ckpt: a weight file of any kind. It is believed only if the checkpoint's own metadata name this training set.
-    """
-    link = _link_in(ckpt) if ckpt else None
-    if link is None:
-        return None, 'the network comes without a fingerprint of its training set'
-    file = os.path.join(os.path.dirname(ckpt), link['file'])
-    try:
-        held: Fingerprint = fingerprint.read(file)
-    except FileNotFoundError:
-        return None, f"{file} is missing, or not finished yet"
-    except ValueError as error:
-        return None, str(error)
-    if not set(link['ids']) <= set(held.ids):
-        return None, f"{file} is that of another training"
-    return held._replace(complete=held.complete and link['complete']), ''

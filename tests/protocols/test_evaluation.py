@@ -72,7 +72,7 @@ def evaluated(synthetic, trained, tmp_path_factory):
 
 def test_lfw_script(evaluated, synthetic, names):
     text, numbers, file = evaluated['lfw']
-    assert set(numbers) == {'protocol', 'num_pairs', 'eer100', 'auc', 'tpr_at_far', 'accuracy_10fold',
+    assert set(numbers) == {'protocol', 'num_pairs', 'eer100', 'auc', 'tpr_at_far', 'accuracy_10fold', 'training_set',
                             'accuracy_insightface', 'interval95', 'norm', 'scores'}
     assert numbers['num_pairs'] == 6000 and set(numbers['tpr_at_far']) == {'0.01', '0.001', '0'}
     assert max(map(len, text[text.index('LFW, 6000 pairs'):].splitlines())) <= 80
@@ -90,7 +90,7 @@ def test_lfw_script(evaluated, synthetic, names):
 
 def test_blufr_script(evaluated):
     text, numbers, _ = evaluated['blufr']
-    assert set(numbers) == {'protocol', 'vr', 'dir', 'norm', 'trials'} and len(numbers['trials']) == 10
+    assert set(numbers) == {'protocol', 'vr', 'dir', 'norm', 'trials', 'training_set'} and len(numbers['trials']) == 10
     assert set(numbers['vr']) == {'far', 'mean', 'mean_minus_std', 'interval95'}
     assert set(numbers['dir']) == {*numbers['vr'], 'rank'}
     shares = [trial['vr'] for trial in numbers['trials']]

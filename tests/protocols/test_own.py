@@ -180,7 +180,8 @@ def test_given_pairs(photos, tmp_path):
 def test_by_command(photos, tmp_path):
     root, features = photos
     np.save(tmp_path / 'f.npy', features)
-    run = ('evaluate.py', '--protocol', 'own', '--root', root, '--features', tmp_path / 'f.npy', '--impostors', '2000')
+    run = ('evaluate.py', '--protocol', 'own', '--root', root, '--features', tmp_path / 'f.npy', '--impostor_pairs',
+           '2000')
     done = script(*run, '--report', tmp_path / 'r', '--json', tmp_path / 'own.json')
     assert done.returncode == 0, done.stderr
     assert 'impostor pairs          2000 of 6840, drawn by seed 1' in done.stdout

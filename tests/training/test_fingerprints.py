@@ -9,9 +9,10 @@ from conftest import run_in_process
 
 from src.data import fingerprint, lists, pack
 from src.data.face_format import face_format
+from src.data.fingerprint import fingerprint_of
 from src.dataset import open_faces
 from src.training import checkpoint, fingerprints
-from src.training.fingerprints import BASE, FILE, PARTIAL, Maker, fingerprint_of
+from src.training.fingerprints import BASE, FILE, PARTIAL, Maker
 
 
 def same(a, b):
