@@ -111,7 +111,8 @@ def _point(genuine, impostors, threshold, groups, counts):
 
 
 def ratio(cells: Cells, own: np.ndarray, names: Sequence, independent: np.ndarray) -> Optional[dict]:
-    """Return the ratio of the highest and the lowest share among cells `own`; None if fewer than two are measured.
+    """Return the ratio of the highest and the lowest share among cells `own`; None if fewer than two are measured,
+    or all are equal.
 
     independent: (G,) how many independent observations are in each cell. 'ratio' is None (infinite) if the lowest is 0;
     then the lower end of the interval takes for it what 0 of so many observations leave possible. The interval holds
@@ -122,16 +123,16 @@ def ratio(cells: Cells, own: np.ndarray, names: Sequence, independent: np.ndarra
     if len(measured) < 2:
         return None
     worst, best = measured[np.argmax(shares[measured])], measured[np.argmin(shares[measured])]
+    if shares[worst] == shares[best]:
+        return None                                          # none is worse
     high, low = cells.resampled()[:, own[worst]], cells.resampled()[:, own[best]]
     wrong = (1 - LEVEL) / (len(measured) * (len(measured) - 1) / 2)
     if shares[best] > 0:
         with np.errstate(invalid='ignore', divide='ignore'):
             interval = _interval(high / low, 1 - wrong)
-    elif shares[worst] > 0:
+    else:
         least = _interval(high, 1 - wrong)[0]
         interval = [least and least / far_bound.upper_bound(0.0, int(independent[best]), 1 - wrong / 2), None]
-    else:
-        return None                                          # no share to compare
     return {'worst': names[worst], 'best': names[best], 'interval95': interval,
             'ratio': float(shares[worst] / shares[best]) if shares[best] > 0 else None}
 
