@@ -3,14 +3,13 @@
     python evaluate.py --protocol own --root photos --resume ckpt --report report
     python evaluate.py --protocol own --root photos --detect --pairs my_pairs.csv --resume ckpt
 
-All genuine pairs and as many impostor pairs as --impostors says, drawn by the setting `seed` from all of them; or the
-pairs of a list. Intervals come from a bootstrap over people, who stand in many pairs each.
+All genuine pairs and as many impostor pairs as --impostor_pairs says, drawn by the setting `seed` from all of them; or
+the pairs of a list. Intervals come from a bootstrap over people, who stand in many pairs each.
 """
 import math
 import os
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from typing import Optional
 
 import numpy as np
@@ -26,7 +25,7 @@ from src.data.people import pairs_of, read_people
 from src.data.pictures import AnyPicture, Picture
 from src.options import Option
 from src.protocols.pair_set import folder_of_pictures, people_of_pairs
-from src.protocols.pairs import PairProtocol, far_name, scored_pairs
+from src.protocols.pairs import PairProtocol, far_name
 from src.protocols.protocol import warn_of_duplicates
 from src.scoring import metrics, people, thresholds
 from src.scoring.report import Scored, percent, percents, show, span
@@ -41,6 +40,7 @@ class Own(PairProtocol):
 
     name, title = 'own', 'Own pictures'
     OPTIONS = {
+        **PairProtocol.OPTIONS,
         'pairs': Option('', None, None, 'score the pairs of this list (two paths and an answer) instead of all'),
         'impostor_pairs': Option(1_000_000, 1, 10**9, 'impostor pairs that are drawn, all if there are no more'),
         'detect': Option(False, None, None, 'find the faces of photographs and align them'),
@@ -122,13 +122,15 @@ class Own(PairProtocol):
         result = _statistics(scores[:num], scores[num:])
         source = self._source(cfg)
         return {**result, 'pairs': rows, 'names': names, 'people': labels[rows], 'labels': labels,
+                'person': labels, 'people_known': not self.options(cfg)['pairs'],
                 'all': (pairs.all_genuine, pairs.all_impostors) if pairs else (num, len(rows) - num),
                 'seed': cfg.seed, 'rejected': source.rejected if source else [], **_suspicious(unit, labels, result)}
 
     def score(self, cfg: edict, features_of: Callable) -> Scored:
         """Return the `Scored` of the pairs."""
-        result = {**self.measure(cfg, features_of), 'picture_of': partial(self.picture, cfg)}
-        scored = scored_pairs(result, self, num_resamples=thresholds.num_resamples(len(result['pairs'])))
+        result = self.measure(cfg, features_of)
+        scored = self.finish(cfg, features_of, result, num_resamples=thresholds.num_resamples(len(result['pairs'])))
+        result = scored.result
         held = {far: point for far, point in result['tpr_at_far'].items() if not math.isnan(point[0])}
         intervals = thresholds.threshold_intervals(result['genuine'], result['impostor'], result['people'],
                                                    {far: threshold for far, (_, threshold) in held.items()})

@@ -43,8 +43,15 @@ class PairProtocol(Protocol):
 
     def score(self, cfg: edict, features_of: Callable) -> Scored:
         """Return the `Scored` of the pairs."""
-        result = {**self.measure(cfg, features_of), 'picture_of': partial(self.picture, cfg)}
-        scored = scored_pairs({**result, 'promise_pairs': self._promise_pairs(cfg, features_of, result)}, self)
+        return self.finish(cfg, features_of, self.measure(cfg, features_of))
+
+    def finish(self, cfg: edict, features_of: Callable, result: dict, **how: Any) -> Scored:
+        """Return the `Scored` of what `measure` found, with the promised FAR and the groups. how: of `scored_pairs`.
+
+        result: 'person' (N,) of each picture and 'people_known', if its pairs of two people are all known to be that.
+        """
+        result = {**result, 'picture_of': partial(self.picture, cfg)}
+        scored = scored_pairs({**result, 'promise_pairs': self._promise_pairs(cfg, features_of, result)}, self, **how)
         grouped = self.groups(cfg)
         if grouped is not None:
             scored.numbers['groups'] = group_numbers(self._measure_groups(cfg, features_of, grouped, result))

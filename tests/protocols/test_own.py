@@ -187,6 +187,7 @@ def test_by_command(photos, tmp_path):
     assert 'impostor pairs          2000 of 6840, drawn by seed 1' in done.stdout
     numbers = json.loads((tmp_path / 'own.json').read_text())
     assert numbers['protocol'] == 'own' and len(numbers['scores']['impostor']) == 2000
+    assert numbers['far_promise']['independent_pairs'] == numbers['far_promise']['people'] // 2
     points = json.loads((tmp_path / 'r' / 'thresholds.json').read_text())['points']
     assert {'far_interval95', 'tpr_interval95', 'threshold_interval95', 'far_measured'} <= set(points[0])
     text = (tmp_path / 'r' / 'report.html').read_text()
