@@ -20,7 +20,7 @@ from src.data import align
 from src.data.lists import check_relative
 
 MAX_BYTES = 1 << 32
-GEOMETRIES = (*align.LEVEL, 'arcface')
+GEOMETRIES = ('arcface', *align.LEVEL, 'none')   # none: the pictures are aligned already
 _BLOCK = 1 << 24
 _LARGEST = (1 << 31) - 1
 
@@ -215,11 +215,15 @@ class LooseCrops:
         return len(self.names)
 
     def data(self, row: int) -> bytes:
-        """Return the aligned face as the bytes of a .bmp. Raises FileNotFoundError, or ValueError for points that are
-        no face."""
+        """Return the aligned face as the bytes of a picture file.
+
+        Raises FileNotFoundError, or ValueError for points that are no face.
+        """
         path = os.path.join(self.path, self.names[row])
         with open(path, 'rb') as file:
             data = file.read()
+        if self.geometry == 'none':
+            return data
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
         if image is None:
             raise ValueError(f"{path}: not a picture that can be decoded")

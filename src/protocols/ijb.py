@@ -15,6 +15,7 @@ import numpy as np
 from easydict import EasyDict as edict
 
 from src.data import ijb
+from src.data.lists import check_relative
 from src.data.pictures import AnyPicture, Picture
 from src.options import Option
 from src.protocols.protocol import Protocol, numbers_of, plain_comparison
@@ -35,7 +36,8 @@ class Templates(Protocol):
         'no_norm_weight': Option(False, meaning='pictures weigh the same whatever the length of their embedding'),
         'no_detector_weight': Option(False, meaning="pictures weigh the same whatever their detector's score"),
         'geometry': Option('arcface', ijb.GEOMETRIES, meaning='alignment that the network needs: of 112x112, or '
-                           "LightCNN's 144 (train) and 128 (test)"),
+                           "LightCNN's 144 (train) and 128 (test); none: the pictures are aligned already"),
+        'crops': Option('loose_crop', meaning='folder of the pictures, beside meta'),
         'memory_mb': Option(MEMORY_MB, 64, 1 << 20, 'memory for blocks of scores'),
     }
     paired_test = 'test needs people, which templates do not tell'
@@ -60,7 +62,9 @@ class Templates(Protocol):
         return held.names, held.templates
 
     def root(self, cfg: edict) -> str:
-        return os.path.join(self.folder(cfg), 'loose_crop')
+        crops = self.options(cfg)['crops']
+        check_relative(crops, '--crops')
+        return os.path.join(self.folder(cfg), crops)
 
     def pictures(self, cfg: edict) -> list:
         source = self._source(cfg)

@@ -98,6 +98,12 @@ def test_crops_are_aligned_by_their_points(tmp_path):
         assert np.array_equal(decode(read_bytes(pictures[row]), 'BGR'), expected) and expected.shape == (112, 112, 3)
     cfg.protocol_options['geometry'] = 'test'
     assert decode(read_bytes(protocol('ijbc').pictures(cfg)[0]), 'BGR').shape == (128, 128, 3)
+    cfg.protocol_options.update(geometry='none', crops='arcface_crop')   # FaceX-Zoo aligns them beforehand
+    (folder / 'loose_crop').rename(folder / 'arcface_crop')
+    assert read_bytes(protocol('ijbc').pictures(cfg)[0]) == (folder / 'arcface_crop' / held.names[0]).read_bytes()
+    cfg.protocol_options['crops'] = '../x'
+    with pytest.raises(ValueError, match='leaves the image folder'):
+        protocol('ijbc').pictures(cfg)
 
 
 def test_a_network_embeds_the_crops_once_for_both_protocols(tmp_path, monkeypatch, capsys):
