@@ -40,7 +40,7 @@ class MegaFaceProtocol(Protocol):
                                "their person's centre as insightface does"),
         'memory_mb': Option(MEMORY_MB, 64, 1 << 20, 'memory for blocks of scores'),
     }
-    paired_test = 'bootstrap over people is not made'
+    paired_test = ''
 
     def sets(self, cfg: edict) -> megaface.MegaFace:
         """Return probes and distractors; unchanged lists are read once."""

@@ -26,7 +26,7 @@ class Protocol:
 
     name = title = ''
     OPTIONS: Mapping = {}        # {name: src.options.Option}: --NAME, or --set protocol.NAME=VALUE
-    paired_test = 'bootstrap over people'
+    paired_test = 'bootstrap over people'        # of `comparison`; '' for none
 
     def images(self, cfg: edict) -> tuple:
         """Return (names, labels (N,)) of the images that are to be embedded, in the protocol's order."""

@@ -98,6 +98,8 @@ def comparison_table(scored: Scored, other: Any, label: str) -> str:
         lines.append(f'  {name[:24]:<24}{show(this)[1:]}{show(that)}'
                      f"{'-' if difference is None else f'{difference:+.4f}':>11}{span(interval)}"
                      f"{'-' if math.isnan(p) else f'{p:.3f}':>8}")
+    if not scored.protocol.paired_test:
+        return '\n'.join([*lines, 'No paired test: whether the differences are chance is not known.'])
     chance = [row[0] for row in rows if None in row[4] or row[4][0] <= 0 <= row[4][1]]
     verdict = (f'Paired {scored.protocol.paired_test}. Could be chance: '
                f'{"; ".join(chance) or "none of these differences"}.')

@@ -49,6 +49,10 @@ def test_numbers_are_plain_numpy(tmp_path, monkeypatch, capsys, devkit):
     assert numbers['tar_at_far']['0.001'] == pytest.approx(100 * np.mean(genuine > refused))
     assert numbers['tar_at_far']['1e-06'] is None and 'noisy' not in out.splitlines()[0]
     assert max(len(line) for line in out.splitlines() if not line.startswith('report:')) <= 80
+    np.save(tmp_path / 'g.npy', features_of_people(people, noise=2.0))
+    out = run(monkeypatch, capsys, '--protocol', 'megaface', '--features', tmp_path / 'g.npy', '--dataset_path',
+              tmp_path, '--compare', tmp_path / 'n.json', '--thresholds', tmp_path / 't.json')
+    assert 'against n.json' in out and out.rstrip().endswith('whether the differences are chance is not known.')
     assert 'CMC, MegaFace' in (tmp_path / 'r' / 'report.html').read_text() and len(names) == 944
 
 
