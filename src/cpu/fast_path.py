@@ -136,3 +136,12 @@ def with_fast_path(backbone: Backbone) -> Backbone:
     backbone.no_noise, backbone.passed = Tensor(np.zeros(1, np.float32)), tuple(passes.parameters)
     backbone.running = tuple(passes.parameters[i] for i in passes.statistics)
     return backbone
+
+
+def without_fast_path(backbone: Backbone) -> Backbone:
+    """Return the backbone, as it was before `with_fast_path`: for layers that are exchanged afterwards."""
+    if isinstance(backbone, FastPath):
+        backbone.__class__ = type(backbone).__bases__[1]
+        for name in ('training_operator', 'no_noise', 'passed', 'running'):
+            delattr(backbone, name)
+    return backbone

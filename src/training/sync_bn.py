@@ -4,6 +4,7 @@
 """
 from mindspore import Tensor, nn, ops
 
+from src.cpu.fast_path import without_fast_path
 from src.cpu.ordered_prelu import channel_sums
 from src.device import Device
 from src.heads.ranks import Ranks, gathered
@@ -18,6 +19,7 @@ def share_batch_statistics(network: nn.Cell, device: Device) -> None:
     """
     if device.rank_size == 1:
         return
+    without_fast_path(network)
     ranks = Ranks()
     ranks.set(device.rank, device.rank_size)
     _replace(network, ranks, device.target == 'Ascend')
