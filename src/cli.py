@@ -34,6 +34,14 @@ def add_device_flags(flags: argparse.ArgumentParser) -> None:
     flags.add_argument('--device_id', help="which card (default: the environment's DEVICE_ID, else 0)")
 
 
+def add_format_flags(flags: argparse.ArgumentParser) -> None:
+    """Add --face_format and --assume_format for commands that take one network."""
+    flags.add_argument('--face_format', choices=list(FACE_FORMATS), help='face format of the network, overrides that '
+                       'in its metadata')
+    flags.add_argument('--assume_format', default='', choices=list(FACE_FORMATS), help='face format of the pictures, '
+                       'overrides the one that their sizes imply')
+
+
 def add_eval_flags(flags: argparse.ArgumentParser, list_key: str, list_help: str) -> None:
     """Add the flags of LFW and BLUFR: a checkpoint or ready-made features, files that override the recipe's, --json."""
     add_source_flags(flags)
@@ -114,16 +122,21 @@ def boolean(text: str) -> bool:
     return values[str(text).lower()]
 
 
-def run(main: Callable) -> None:
-    """Run an entry script's `main`: bad input is one line and exit code 2, a run that failed is one line and 1."""
+def run(main: Callable, *, failed: int = 1) -> None:
+    """Run an entry script's `main`, whose result is the exit code: none or 0 for success.
+
+    Bad input is one line and exit code 2, a run that failed is one line and `failed`.
+    """
     try:
-        main()
+        code = main()
     except (ValueError, FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
         _fail(error, 2)
     except (OSError, FloatingPointError, MemoryError, RuntimeError) as error:
-        _fail(error, 1)
+        _fail(error, failed)
     except KeyboardInterrupt:
         _fail('interrupted', 130)
+    if code:
+        sys.exit(code)
 
 
 def _fail(error: object, code: int) -> None:

@@ -32,7 +32,7 @@ KEPT = 'landmarks.npz'
 _LONGEST = 1280                  # a larger picture is shrunk before faces are looked for
 _FEW = 8                         # so many pictures are not worth further processes
 # where the five points lie in the box of OpenCV's frontal face cascade, on average
-_IN_BOX = np.array([[0.31, 0.40], [0.69, 0.40], [0.50, 0.60], [0.35, 0.78], [0.65, 0.78]])
+_IN_BOX = np.array([[0.31, 0.40], [0.69, 0.40], [0.50, 0.62], [0.35, 0.815], [0.65, 0.815]])
 
 
 class DetectedFaces:
