@@ -116,7 +116,12 @@ def inference(backbone: Any) -> Optional[InferenceNetwork]:
     """
     if not isinstance(backbone, FastPath):
         return None
-    return InferenceNetwork(backbone, backbone.plain_construct.__func__)
+    network = InferenceNetwork(backbone, backbone.plain_construct.__func__)
+    try:
+        network.group((1, backbone.channels, backbone.image_size, backbone.image_size), 0)
+    except (Untraceable, RuntimeError):
+        return None
+    return network
 
 
 def with_fast_path(backbone: Backbone) -> Backbone:

@@ -11,7 +11,7 @@ from src.cpu.convolutions import ConvShape, address, compiled, to_blocked
 from src.cpu.onednn import BLOCK, aligned
 from src.cpu.trace import Node, Untraceable
 from src.cpu.row_ops import ACTS, FlatAct, FlatMask, FlatNorm, Flatten, Linear, Mean
-from src.cpu.training_graph import Executor, Held
+from src.cpu.training_graph import Executor, Held, vector
 
 
 def conv_shape(node: Node) -> ConvShape:
@@ -22,12 +22,10 @@ def conv_shape(node: Node) -> ConvShape:
 
 
 class Conv(Held):
-    """A convolution of maps or pictures, without bias."""
+    """A convolution of maps or pictures."""
 
     def __init__(self, run: Executor, node: Node):
         super().__init__(run, node)
-        if node.cell.has_bias:
-            raise Untraceable('a convolution with bias')
         self.geometry = shape = conv_shape(node)
         self.source = None if shape.picture else run.views[node.inputs[0]]
         floats = int(np.prod(self.shape[1:])) + node.inputs[0].size() // run.num
@@ -46,15 +44,21 @@ class Conv(Held):
 
     def forward(self) -> None:
         self.start()
-        packed = self.run.packed(self.forward_pass, self.node.cell.weight)
+        packed, bias = self.run.packed(self.forward_pass, self.node.cell.weight), self.bias()
         pictures, read = self.run.data.get(self.node.inputs[0]), self.source and self.source.reader()
 
         def work(part, thread):
             x = pictures[part] if read is None else read(part, self.scratch_x(part))
             self.forward_pass.run(x, packed, self.maps[part])
+            if bias is not None:
+                map_kernels.view(self.maps[part], self.ones, bias, self.ones, self.maps[part])
             self.written(part, thread)
         self.run.parallel(self.all_parts, work)
         self.finish()
+
+    def bias(self) -> Optional[np.ndarray]:
+        """Return the bias (F / BLOCK, BLOCK), None if there is none."""
+        return vector(self.run.value(self.node.cell.bias)) if self.node.cell.has_bias else None
 
     def scratch_x(self, part: slice) -> np.ndarray:
         """Return this thread's array for the inputs of a part."""
@@ -66,12 +70,14 @@ class Conv(Held):
         edge = self.source and self.source.edge()
         if edge:
             packed = self.data_pass.pack(np.ascontiguousarray(onednn.transposed(weight)) if self.transposed else weight)
-        sums = [None] * run.num_threads
+        sums, of_bias = [None] * run.num_threads, np.zeros((run.num_threads, 2, *self.ones.shape))
 
         def work(part, thread):
             dy = gradient(part, run.scratch('dy', self.maps, part))
             x = pictures[part] if read is None else read(part, self.scratch_x(part))
             sums[thread] = self.add_weights(sums[thread], x, dy)
+            if self.node.cell.has_bias:
+                map_kernels.product_sums(dy, dy, of_bias[thread])
             if edge:
                 self.data_pass.run(dy, packed, edge.array[part])
                 edge.written(part, thread)
@@ -79,6 +85,8 @@ class Conv(Held):
         self.drop_terms()
         if edge:
             edge.finish()
+        if self.node.cell.has_bias:
+            run.give(self.node.cell.bias, of_bias.sum(0)[0].reshape(-1)[:self.geometry.filters])
         run.give(self.node.cell.weight, self.unpacked([total for total in sums if total is not None]))
 
     def add_weights(self, total: Optional[np.ndarray], x: np.ndarray, dy: np.ndarray) -> np.ndarray:

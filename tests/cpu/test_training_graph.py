@@ -10,7 +10,7 @@ from mindspore import Tensor, nn
 from src.backbones import build_backbone
 from src.backbones.blocks import conv
 from src.cpu import onednn
-from src.cpu.fast_path import FastPath
+from src.cpu.fast_path import FastPath, inference, without_fast_path
 from src.cpu.trace import Untraceable, trace
 from src.cpu.training_graph import Executor
 from src.initializers import Init
@@ -157,3 +157,12 @@ def test_what_is_not_known_stays_with_mindspore():
     assert not isinstance(build_backbone('vit_t', init=Init('xavier', 1, 'CPU'), image_size=36), FastPath)
     assert not isinstance(build_backbone('mobilefacenet', init=Init('xavier', 1)), FastPath)      # for exported files
     assert nn.Cell.__call__.__name__ == '__call__'                   # nothing stays patched
+
+
+def test_who_changes_the_cells_gets_the_plain_network(eager):
+    """Its executor was made for the cells that were there."""
+    backbone, images, _, _ = drawn('mobilefacenet_y1', 'CPU')
+    names = [p.name for p in backbone.get_parameters()]
+    without_fast_path(backbone)
+    assert not isinstance(backbone, FastPath) and inference(backbone) is None
+    assert [p.name for p in backbone.get_parameters()] == names and backbone(Tensor(images)).shape == (8, 128)
