@@ -26,6 +26,8 @@ from src.data.face_format import FaceFormat, check_formats, face_format
 from src.data.images import check_alignment, find_image, in_colour, is_root, listed_faces, read_face, resize
 from src.data.lists import check_train_labels, write_text
 from src.data.pack import Pack
+from src.data.pictures import pictures_of
+from src.data.recordio import open_records
 from src.data.people_and_faces import PeopleAndFaces
 from src.device import Device
 
@@ -92,6 +94,8 @@ class FaceFolder:
         check_train_labels(labels, cfg.num_classes, self.list_file)
         self._check_format(names, cfg.assume_format)
         self.names, self.labels = names, labels.astype(np.int32)
+        # pictures of a .rec that lists itself are read by their rows, without a look at their names
+        self.pictures = pictures_of(open_records(self.root)) if self.root == self.list_file else None
         self.cache = None
         if len(names) * self.side ** 2 * self.face.num_channels <= cfg.cache_images_mb * 2 ** 20:
             self.cache = np.empty((len(names), *face_shape(self.face, self.side)), np.uint8)
@@ -116,13 +120,14 @@ class FaceFolder:
         kept = np.ones(len(self.names), bool)
         kept[rows] = False
         self.names = [name for name, keep in zip(self.names, kept) if keep]
+        self.pictures = self.pictures and self.pictures.take(np.flatnonzero(kept))
         self.labels = self.labels[kept]
         if self.cache is not None:
             self.cache, self.cached = self.cache[:len(self.names)], np.zeros(len(self.names), bool)
 
     def load(self, row: int) -> np.ndarray:
         """Read image `row` as (R, R[, 3]) uint8. Raises FileNotFoundError or ValueError."""
-        path = find_image(self.root, self.names[row])
+        path = self.pictures[row] if self.pictures else find_image(self.root, self.names[row])
         if path is None:
             raise FileNotFoundError(f"{os.path.join(self.root, self.names[row])}: no such image")
         return resize(read_face(path, self.face.colour), self.side)

@@ -41,9 +41,27 @@ class Held:
         return self.pictures[row]
 
 
-def pictures_of(source: Any) -> list:
+class Pictures(Sequence):
+    """The `Picture`s in some rows of a source, made when one is asked for."""
+
+    def __init__(self, source: Any, rows: Sequence):
+        self.source, self.rows = source, rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, place: Any) -> Any:
+        return Pictures(self.source, self.rows[place]) if isinstance(place, slice) else \
+            Picture(self.source, int(self.rows[place]))
+
+    def take(self, places: Sequence) -> 'Pictures':
+        """Return the pictures in these places."""
+        return Pictures(self.source, [self.rows[place] for place in places])
+
+
+def pictures_of(source: Any) -> Pictures:
     """Return every `Picture` of a source, in its order."""
-    return [Picture(source, row) for row in range(len(source.names))]
+    return Pictures(source, range(len(source.names)))
 
 
 def read_bytes(picture: AnyPicture) -> bytes:

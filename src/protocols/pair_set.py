@@ -51,7 +51,7 @@ class PairSet(PairProtocol):
 
     def pictures(self, cfg: edict) -> list:
         pairs, source, _ = self._load(cfg)
-        return pictures_of(source) if source else find_images(self._root(cfg), pairs.names)
+        return list(pictures_of(source)) if source else find_images(self._root(cfg), pairs.names)
 
     def picture(self, cfg: edict, name: str) -> Optional[AnyPicture]:
         _, source, _ = self._load(cfg)
