@@ -139,11 +139,12 @@ class Own(PairProtocol):
             point.update(far_measured=percent(np.mean(result['impostor'] >= point['threshold'])),
                          far_interval95=percents(rows['far']), tpr_interval95=percents(rows['tpr']),
                          threshold_interval95=[None if math.isnan(x) else float(x) for x in rows['threshold']])
-        numbers = {**scored.numbers, **own_numbers(result)}
+        numbers = {**scored.numbers, **own_numbers(result), 'thresholds': [
+            {key: point[key] for key in ('far', 'threshold', 'threshold_interval95', 'far_measured', 'far_interval95',
+                                         'tpr', 'tpr_interval95')} for point in scored.points]}
         if numbers['num_pairs'] > MAX_SCORES:
             del numbers['scores']
-        result['galleries'] = _galleries(result, numbers)
-        return scored._replace(numbers=numbers, result=result)
+        return scored._replace(numbers=numbers, result={**scored.result, 'galleries': _galleries(result, numbers)})
 
     def lines(self, numbers: dict) -> list:
         kinds = numbers['pairs']
@@ -155,7 +156,12 @@ class Own(PairProtocol):
         lines.append(f"{'':<28}{'percent':>9}{'95 % interval':>20}")
         lines += [f"  {name + ':':<26}{show(value)}  {span(interval)}" for name, value, interval in _rows(numbers)]
         lines.append(f"  EER where the threshold is {numbers['eer_threshold']:.6f}")
-        return lines + textwrap.wrap(self.note(numbers), 80) + _suspicious_lines(numbers)
+        return lines + textwrap.wrap(self.note(numbers), 80)
+
+    def details(self, numbers: dict) -> list:
+        """Return the thresholds with their intervals, and the suspicious folders, beside those of all pairs."""
+        return [('Thresholds and their errors among other people', _threshold_lines(numbers)),
+                *super().details(numbers), ('Suspicious folders', _suspicious_lines(numbers))]
 
     def note(self, numbers: dict) -> str:
         """Return one sentence about whose numbers these are."""
@@ -197,7 +203,7 @@ def _suspicious(unit, labels, result):
 
 def own_numbers(result: dict) -> dict:
     """Return the numbers of own pictures that other sets of pairs do not have, as written by --json."""
-    names, labels = result['names'], result['labels']
+    names, labels = result['names'], result['person']
     first = dict(zip(labels[::-1].tolist(), (person_in(name) for name in names[::-1])))
     two = [{'person': first[split.label], 'score': split.score, 'smaller': [names[row] for row in split.smaller[:10]],
             'sizes': [len(split.smaller), len(split.larger)]} for split in result['two']]
@@ -224,6 +230,18 @@ def _rows(numbers: dict) -> list:
     return rows + [('auc', numbers['auc'], interval['auc'])]
 
 
+def _threshold_lines(numbers):
+    lines = [f"{'FAR wanted':>10}{'threshold':>11}{'95 % interval':>19}{'FAR measured, %':>17}{'95 % interval':>23}"]
+    for row in numbers['thresholds']:
+        low, high = row['threshold_interval95']
+        between = '-' if low is None else f'{low:.4f} .. {high:.4f}'
+        low, high = row['far_interval95']
+        of_far = '-' if low is None else f'{low:.3g} .. {high:.3g}'
+        lines.append(f"{100 * row['far']:>9g}%{row['threshold']:>11.6f}{between:>19}{row['far_measured']:>17.4g}"
+                     f"{of_far:>23}")
+    return lines
+
+
 def _suspicious_lines(numbers):
     two, one = numbers['looks_like_two'], numbers['looks_like_one']
     lines = [f"Folders that look like two people (groups less alike than {two['below']:.3f}): {two['num']}"]
@@ -238,7 +256,7 @@ def _suspicious_lines(numbers):
 
 def _galleries(result, numbers):
     """Return [(title, explanation, [(score, name, other name)])] for the report."""
-    names, labels = result['names'], result['labels']
+    names, labels = result['names'], result['person']
     first = dict(zip(labels[::-1].tolist(), names[::-1]))
     two = [(split.score, names[split.smaller[0]], names[split.larger[0]]) for split in result['two'][:LISTED]]
     one = [(score, first[a], first[b]) for a, b, score in result['one'][:LISTED]]

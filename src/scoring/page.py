@@ -75,10 +75,16 @@ def _worst_of(runs: dict, image_root: str) -> list:
 def _galleries_of(runs: dict) -> list:
     """Return [(title, explanation, pairs)] of the further pairs that a protocol wants to be looked at."""
     return [(', '.join([title] + [label] * (len(runs) > 1)), text, [
-        {'score': f'{score:.4f}', 'names': list(pair),
+        {'score': f'{score:.4f}', 'names': list(map(_short_name, pair)),
          'pictures': [_picture(scored.result['picture_of'](name)) for name in pair]} for score, *pair in rows])
         for label, run in runs.items() for scored in run.values()
         for title, text, rows in scored.result.get('galleries', ())]
+
+
+def _short_name(name: str) -> str:
+    """Return a listed name without its extension, and without its folder where the file tells the person too."""
+    stem, folder = os.path.splitext(os.path.basename(name))[0], os.path.basename(os.path.dirname(name))
+    return stem if stem.startswith(folder) else f'{folder}/{stem}'
 
 
 def summary_rows(runs: dict) -> list:
