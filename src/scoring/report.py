@@ -53,12 +53,17 @@ def span(interval: Sequence) -> str:
 
 def table(scored: Scored) -> str:
     """Return a protocol's numbers, intervals and operating points as lines of at most 80 columns."""
-    norm = scored.numbers.get('norm')
-    norms = [f"Embedding norms: mean {norm['mean']:.4f}, std {norm['std']:.4f}"] if norm else []
     details = [line for _, lines in scored.protocol.details(scored.numbers) for line in lines]
     points = _point_lines(scored.points) if scored.points else []
-    trained = textwrap.wrap(training_set_text(scored.numbers), 80)
-    return '\n'.join(scored.protocol.lines(scored.numbers) + norms + trained + points + details)
+    remarks = [line for remark in remarks_of(scored.numbers) for line in textwrap.wrap(remark, 80)]
+    return '\n'.join(scored.protocol.lines(scored.numbers) + remarks + points + details)
+
+
+def remarks_of(numbers: dict) -> list:
+    """Return what is said of the embeddings and the training set, as sentences."""
+    norm = numbers.get('norm')
+    norms = [f"Embedding norms: mean {norm['mean']:.4f}, std {norm['std']:.4f}"] if norm else []
+    return norms + [text for text in [training_set_text(numbers)] if text]
 
 
 def training_set_text(numbers: dict) -> str:
@@ -160,8 +165,18 @@ def runs_table(runs: dict) -> str:
     lines = [f'{letter(i)}: {label}'[:80] for i, label in enumerate(labels)]
     for start in range(0, len(labels), _A_TABLE):
         part = labels[start:start + _A_TABLE]
-        lines += ['', f"{'percent':<38}" + ''.join(f'{letter(start + i) + " " + label[:10]:>13}'
+        lines += ['', f"{'percent':<41}" + ''.join(f'{letter(start + i) + " " + label[:10]:>13}'
                                                    for i, label in enumerate(part))]
-        lines += [f'{name[:38]:<38}' + ''.join(f'{show(cells.get(label)):>13}' for label in part)
+        lines += [f'{_short(name, 41):<41}' + ''.join(f'{show(cells.get(label)):>13}' for label in part)
                   for name, cells in rows.items()]
+    for place, all_scored in enumerate(runs.values()):
+        for scored in all_scored:
+            for remark in remarks_of(scored.numbers):
+                lines += textwrap.wrap(f'{letter(place)}, {scored.protocol.title}: {remark}', 80)
     return '\n'.join(lines)
+
+
+def _short(name, width):
+    """Return a name in `width` columns: of a long one the beginning and the end."""
+    half = width // 2
+    return name if len(name) <= width else f'{name[:half]}~{name[-half:]}'

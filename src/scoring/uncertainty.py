@@ -77,7 +77,7 @@ def lfw_comparison(scores: tuple, other_scores: tuple, people: np.ndarray, num_r
     for i, name in enumerate(pair_statistics(fars)):
         measured = differences[np.isfinite(differences[:, i]), i]
         below, above = (measured <= 0).sum(), (measured >= 0).sum()
-        p = min(1.0, 2 * (1 + min(below, above)) / (1 + len(measured)))
+        p = min(1.0, 2 * (1 + min(below, above)) / (1 + len(measured))) if len(measured) else np.nan
         rows[name] = (this[0][0, i], other[0][0, i], this[0][0, i] - other[0][0, i], intervals[i], p)
     return rows
 

@@ -39,6 +39,7 @@ def test_one_table_one_test_one_report(models, tmp_path, monkeypatch, capsys):
     assert max(map(len, out.splitlines()[:-1])) <= 80 and out.startswith('A: good.npy\nB: alike.npy\nC: bad.npy\n')
     held = json.loads((tmp_path / 'j').read_text())
     assert list(held['runs']) == ['good.npy', 'alike.npy', 'bad.npy']
+    assert f"\nC, x: Embedding norms: mean {held['runs']['bad.npy']['norm']['mean']:.4f}" in out
     rows = {(row['name'], *row['models']): row for row in held['differences']}
     eer = rows['100%eer', 'good.npy', 'bad.npy']
     assert eer['p_holm'] < 0.05 and eer['difference'] == pytest.approx(
@@ -56,6 +57,18 @@ def test_one_table_one_test_one_report(models, tmp_path, monkeypatch, capsys):
     assert '<h2>Differences</h2>' in page and page.count('Worst false accepts, ') == 3
     for name in held['runs']:
         assert f'Worst false rejects, {name}' in page
+
+
+def test_what_cannot_be_measured_is_not_tested(tmp_path, monkeypatch, capsys):
+    """Ten genuine pairs have no error rates: no p value, and no test that the others would pay for."""
+    write_bin(str(tmp_path / 'x.bin'), some_faces(20), np.ones(10, bool))
+    for seed in (1, 2):
+        np.save(tmp_path / f'{seed}.npy', features_of_pairs(np.ones(10, bool), seed))
+    out = run(monkeypatch, capsys, '--protocol', tmp_path / 'x.bin', '--features', tmp_path / '1.npy',
+              tmp_path / '2.npy', '--json', tmp_path / 'j', '--thresholds', tmp_path / 't')
+    rows = json.loads((tmp_path / 'j').read_text())['differences']
+    assert len(rows) == 6 and all(row['p'] is None and row['p_holm'] is None for row in rows)
+    assert "after Holm's correction for 0 tests" in out
 
 
 @pytest.mark.parametrize('arguments, message', [
