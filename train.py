@@ -21,7 +21,8 @@ def parse() -> argparse.Namespace:
     flags.add_argument('--resume', default='', metavar='auto|FILE|DIR',
                        help="go on from a checkpoint, a folder's newest one, or (auto) what --ckpt_path holds, if any")
     flags.add_argument('--finetune', default='', metavar='CKPT',
-                       help='start from the embedding network of this checkpoint with a new classifier')
+                       help='start from the embedding network of this checkpoint, or weight file of others, with a new '
+                       'classifier')
     flags.add_argument('--eval_every', type=int, default=0, metavar='EPOCHS',
                        help='score LFW every so many epochs and keep best.ckpt (default: never)')
     flags.add_argument('--deterministic', action='store_true', help='on cards: the same bits in every run, at a lower '

@@ -23,23 +23,22 @@ from src.embedding import embed as _embed
 from src.protocols import protocol
 from src.scoring.report import Scored
 from src.sources import source_of
-
-FOREIGN = ('.pt', '.pth', '.pth.tar', '.safetensors', '.params', '.param', '.bin')      # weight files of others
+from src.weights import EXTENSIONS
 
 
 def load_network(file: str, *, network_type: Optional[str] = None, face_format: Optional[str] = None,
                  backend: str = 'mindspore', device_target: str = 'auto', device_id: Optional[str] = None) -> Network:
     """Return the network in `file`: a checkpoint, a folder of them (its newest one), an exported .onnx file, or the
-    weights of others (.pt, .pth, .pth.tar, .safetensors, .params, .param, .bin; see src/weights/importing.py).
+    weights of others (.pt, .pth, .pth.tar, .safetensors, .params, .param, .bin, .onnx; see src/weights/importing.py).
 
-    network_type: the backbone that the checkpoint must hold (None: any). face_format: overrides the one in the
-    metadata. backend: 'mindspore', or 'onnx' for ONNX Runtime. Raises FileNotFoundError or ValueError.
+    An .onnx file runs in ONNX Runtime. One of others, whose face format nothing tells, is recognised by its weights and
+    runs in MindSpore. network_type: the backbone that the checkpoint must hold (None: any). face_format: overrides the
+    one in the metadata. backend: 'mindspore', or 'onnx' for ONNX Runtime. Raises FileNotFoundError or ValueError.
     """
     machine = device.set_up(device_target, device_id)
     if file.endswith('.onnx'):
-        from src.deploy.onnx_backend import onnx_network
-        return onnx_network(file, face_format)
-    if file.endswith(FOREIGN):
+        return _onnx(file, network_type, face_format, machine.target)
+    if file.endswith(EXTENSIONS):
         from src.weights.importing import import_weights
         imported = import_weights(file, network=network_type, target=None if backend == 'onnx' else machine.target)
         return on_backend(imported.backbone, backend, face_format, file, machine.target)
@@ -47,6 +46,22 @@ def load_network(file: str, *, network_type: Optional[str] = None, face_format: 
     ckpt = checkpoint.newest(file)
     backbone = checkpoint.load_backbone(ckpt, network_type, None if backend == 'onnx' else machine.target)
     return on_backend(backbone, backend, face_format, ckpt, machine.target)
+
+
+def _onnx(file: str, network_type: Optional[str], face_format: Optional[str], target: str) -> Network:
+    """Return an .onnx file as it is, or the backbone of its weights where it takes colour without saying how."""
+    from src.deploy.onnx_backend import onnx_network
+    try:
+        return onnx_network(file, face_format)
+    except ValueError as error:
+        if face_format or os.path.isfile(os.path.splitext(file)[0] + '.json'):
+            raise
+        from src.weights.importing import import_weights
+        try:
+            imported = import_weights(file, network=network_type, target=target)
+        except ValueError:
+            raise error from None
+    return on_backend(imported.backbone, 'mindspore', None, file, target)
 
 
 def initial_network(cfg: edict, *, backend: str = 'mindspore', device_target: str = 'auto',

@@ -9,5 +9,5 @@ from src.recipes import arcface, lightcnn
 
 RECIPES = {f.__name__: f for f in (
     lightcnn.lightcnn9_ms1m, lightcnn.lightcnn29v2_webface, lightcnn.lightcnn9_celebrities, lightcnn.quickstart,
-    arcface.mobilefacenet_y1, arcface.mobilefacenet_facexzoo, arcface.arcface_r50_ms1mv3, arcface.arcface_mbf_ms1mv3,
-    arcface.adaface_r50_ms1mv2, arcface.magface_r100_ms1mv2)}
+    arcface.mobilefacenet_y1, arcface.mobilefacenet_y1_finetune, arcface.mobilefacenet_facexzoo,
+    arcface.arcface_r50_ms1mv3, arcface.arcface_mbf_ms1mv3, arcface.adaface_r50_ms1mv2, arcface.magface_r100_ms1mv2)}

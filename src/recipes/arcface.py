@@ -75,6 +75,24 @@ def magface_r100_ms1mv2() -> edict:
     return cfg
 
 
+def mobilefacenet_y1_finetune() -> edict:
+    """An imported MobileFaceNet y1 goes on with a few thousand people of one's own: a small rate, ArcFace, a new head.
+
+    `--finetune` takes the weight file itself (.params, .param) or the checkpoint that prepare.py import made of it.
+
+    Result: the weights before it score LFW 99.18 percent (10-fold, measured); what it gains depends on the faces.
+    Cost: 8 epochs; on two CPU cores take a few hundred people, on a card as many as there are.
+    Command: python train.py --recipe mobilefacenet_y1_finetune --finetune model-0000.params --dataset_path faces112
+    """
+    cfg = faces_112('mobilefacenet_y1', 'mobilefacenet_y1', 3417, 64, 4e-5)
+    cfg.loss, cfg.head_options = 'arcface', edict(scale=64.0, margin=0.5)
+    cfg.lr, cfg.lr_schedule, cfg.warmup_steps, cfg.clip_norm, cfg.epochs = 0.01, 'cosine', 500, 5.0, 8
+    cfg.head_wd_mult = 10.0
+    cfg.decay_norm_and_bias = False
+    cfg.num_workers, cfg.save_checkpoint_steps = 2, 500
+    return cfg
+
+
 def mobilefacenet_facexzoo() -> edict:
     """FaceX-Zoo's conventional training of MobileFaceNet on MS-Celeb-1M-v1c-r; MV-Softmax, its best on MegaFace.
 

@@ -15,6 +15,8 @@ from src.dataset import TrainingBatches
 from src.lr_generator import Rates
 from src.training import checkpoint
 from src.training.step import TrainStep
+from src.weights import EXTENSIONS
+from src.weights.importing import import_weights
 
 SCALE = ('loss_scale', 'loss_scale_steps')       # saved where there is a loss scale: on cards, not on the CPU
 MHLR = ('schedule.mhlr',)                        # saved where the schedule remembers losses
@@ -99,9 +101,15 @@ class Saver:
 
 
 def load_for_finetuning(step: TrainStep, cfg: edict, path: str) -> str:
-    """Take the embedding network's weights from a checkpoint; the classifier stays new. Return the file."""
-    ckpt = checkpoint.newest(path)
-    network, wanted = checkpoint.load_backbone(ckpt, step.backbone.name), step.backbone
+    """Take the embedding network's weights from a checkpoint or a weight file of others; the classifier stays new.
+
+    Return the file.
+    """
+    ckpt, wanted = checkpoint.newest(path), step.backbone
+    if ckpt.endswith((*EXTENSIONS, '.onnx')):
+        network = import_weights(ckpt, network=wanted.name).backbone
+    else:
+        network = checkpoint.load_backbone(ckpt, wanted.name)
     if network.face_format != cfg.face_format:
         check_formats(ckpt, face_format(network.face_format), face_format(cfg.face_format), cfg.assume_format)
     for what in ('image_size', 'channels', 'embedding_size'):

@@ -310,6 +310,41 @@ def test_onnx_with_folded_batch_norms(folded, tmp_path):
     assert relative(session.run(None, {'input.1': images})[0], expected) < rounding(*terms_of(network))
 
 
+def test_load_network_takes_onnx_of_others(tmp_path):
+    """Colour faces and no metadata: the weights tell the network and its face format; others keep the message."""
+    from src import api
+    network = small('iresnet18', image_size=32, embedding_size=16)
+    (tmp_path / 'a.onnx').write_bytes(onnx_of(network, True).SerializeToString())
+    found, images = api.load_network(str(tmp_path / 'a.onnx'), device_target='CPU'), images_for(network)
+    assert found.name == 'iresnet18' and found.face_format.name == 'arcface'
+    assert relative(found(images), embedding(network, images)) < rounding(*terms_of(network))
+    pytest.importorskip('onnxruntime', reason='ONNX Runtime is optional')
+    run = api.load_network(str(tmp_path / 'a.onnx'), face_format='arcface', device_target='CPU')
+    assert run.runtime == 'ONNX Runtime' and relative(run(images), found(images)) < rounding(*terms_of(network))
+    with pytest.raises(ValueError, match='--face_format'):
+        api.load_network(str(tmp_path / 'a.onnx'), network_type='iresnet34', device_target='CPU')
+
+
+def test_finetuning_starts_from_a_weight_file(tmp_path):
+    """--finetune takes somebody's file: the weights are theirs; another network or size is told."""
+    from types import SimpleNamespace
+
+    from src.training.saver import load_for_finetuning
+    network, file = small('mobilefacenet', image_size=32, embedding_size=16), str(tmp_path / 'a.pt')
+    export_weights(network, file)
+    settings = SimpleNamespace(face_format='facexzoo', assume_format='')
+    step = SimpleNamespace(backbone=build_backbone('mobilefacenet', image_size=32, embedding_size=16))
+    assert load_for_finetuning(step, settings, file) == file
+    for theirs, ours in zip(network.get_parameters(), step.backbone.get_parameters()):
+        assert np.array_equal(theirs.asnumpy(), ours.asnumpy()), ours.name
+    step.backbone = build_backbone('mobilefacenet', image_size=48, embedding_size=16)
+    with pytest.raises(ValueError, match='--finetune .*a.pt: has image_size 32, this run has 48'):
+        load_for_finetuning(step, settings, file)
+    step.backbone = build_backbone('mobilefacenet_y1')
+    with pytest.raises(ValueError, match='not the weights of a mobilefacenet_y1'):
+        load_for_finetuning(step, settings, file)
+
+
 def test_layers_in_another_order_are_refused(tmp_path):
     network = small('iresnet18', image_size=32, embedding_size=16)
     (tmp_path / 'a.onnx').write_bytes(onnx_of(network, True).SerializeToString())
