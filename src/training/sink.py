@@ -48,10 +48,11 @@ class SummedStep(nn.Cell):
 def sink_length(cfg: edict, steps_per_epoch: int, first: int) -> int:
     """Return how many steps a call may do: no sink runs over the end of an epoch or of the training, nor over a step
     that is saved."""
-    size = math.gcd(cfg.sink_size, math.gcd(cfg.save_checkpoint_steps, math.gcd(steps_per_epoch, first)))
+    size = math.gcd(math.gcd(cfg.sink_size, cfg.num_steps),
+                    math.gcd(cfg.save_checkpoint_steps, math.gcd(steps_per_epoch, first)))
     if size != cfg.sink_size:
         print(f"sink_size {cfg.sink_size} does not divide {steps_per_epoch} steps an epoch, "
-              f"save_checkpoint_steps and the first step; {size} is used", flush=True)
+              f"save_checkpoint_steps, num_steps and the first step; {size} is used", flush=True)
     return size
 
 

@@ -39,9 +39,18 @@ def settings(kind, data, batch_size):
         *KINDS[kind]], data)
 
 
+def staged_settings(data, batch_size):
+    """Return the settings of two stages of three steps."""
+    cfg = settings('running mean', data, batch_size)
+    cfg.num_steps, cfg.stages = 3, [{'loss': 'arcface'}, {'optimizer': 'adamw', 'adam_eps': 0.01}]
+    return cfg
+
+
 if __name__ == '__main__':
     from src.device import set_up
     machine = set_up('CPU', run_distribute=True)
     from src.training import trainer
+    from src.training.stages import train_stages
+    train_stages(staged_settings(sys.argv[2], 4), machine, 'quickstart', str(Path(sys.argv[1]) / 'staged'))
     for kind in KINDS:
         trainer.train(settings(kind, sys.argv[2], 4), machine, 'quickstart', str(Path(sys.argv[1]) / kind))

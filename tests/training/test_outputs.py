@@ -8,7 +8,7 @@ from src.config import get_config
 from src.training import outputs, trainer
 from src.training.network import training_network
 from src.training.outputs import step_outputs
-from src.training.sink import SummedStep
+from src.training.sink import SummedStep, sink_length
 from src.training.step import TrainStep
 
 
@@ -86,6 +86,14 @@ def test_sinks_end_at_checkpoints_and_epochs(cfg, monkeypatch, capsys, first, sa
     stops = {k for k in range(first + 1, 13) if k % save_steps == 0 or k % 6 == 0}
     assert ('sink_size 2 does not divide' in capsys.readouterr().out) == (expected == 1)
     assert stops <= {out.done for out in outs} and outs[-1] == (12, 1.5, 3.0, expected, 0, True, (2.0, 1.0, 9.0))
+
+
+def test_sinks_end_with_a_number_of_steps(cfg):
+    """A training of 9 steps is not left after 8, in sinks of four."""
+    cfg.sink_size, cfg.save_checkpoint_steps, cfg.num_steps = 4, 8, 9
+    assert sink_length(cfg, 100, 0) == 1
+    cfg.num_steps = 0
+    assert sink_length(cfg, 100, 0) == 4
 
 
 def test_a_sink_sums_all_its_steps(cfg):
