@@ -128,3 +128,26 @@ def test_every_batch_norm_is_replaced_and_keeps_its_parameters():
         assert kinds.count(SharedBatchNorm) == count and nn.BatchNorm2d not in kinds and nn.BatchNorm1d not in kinds
         after = list(network.get_parameters())
         assert [p.name for p in after] == [p.name for p in before] and all(a is b for a, b in zip(after, before))
+
+
+def test_ascends_get_mindspores_own(monkeypatch):
+    """nn.SyncBatchNorm over the world group, made as on rank 1 of 2 Ascends, with the parameters that were there."""
+    from mindspore.nn.layer import normalization
+
+    from src.backbones import build_backbone
+    monkeypatch.setattr(normalization, 'get_rank', lambda: 1)
+    monkeypatch.setattr(normalization, 'get_group_size', lambda: 2)
+    real = normalization.context.get_context
+    monkeypatch.setattr(normalization.context, 'get_context', lambda key: 'Ascend' if key == 'device_target' else
+                        real(key))
+    network = build_backbone('efficientnet_b0', image_size=32)
+    before = list(network.get_parameters())
+    norms = [cell for _, cell in network.cells_and_names() if isinstance(cell, (nn.BatchNorm1d, nn.BatchNorm2d))]
+    share_batch_statistics(network, Device('Ascend', 1, 1, 2))
+    shared = [cell for _, cell in network.cells_and_names() if type(cell) is nn.SyncBatchNorm]
+    assert len(shared) == len(norms) > 50
+    assert all(a is b for a, b in zip(network.get_parameters(), before))
+    for new, old in zip(shared, norms):
+        assert (new.eps, new.num_features, new.gamma) == (old.eps, old.num_features, old.gamma)
+        assert new.momentum == pytest.approx(old.momentum)
+        assert new.is_global and new.bn_train.group == 'hccl_world_group' and new.bn_train.device_num == 2
