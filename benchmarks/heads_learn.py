@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 UNTRAINED, RATE = 'untrained', 0.02
 SETTINGS = ('backbone=two_layers', 'backbone.embedding_size=128', 'face_format=arcface', 'image_size=24',
             'resize_size=26', 'batch_size=64', 'clip_norm=0')
-OF_HEADS = {                         # beside the defaults: scales and margins for few people and steps, batches of pairs
+OF_HEADS = {                         # beside the defaults: what few people and steps need, and batches of pairs
     'normface': 'scale=16', 'cosface': 'scale=16 margin=0.1', 'arcface': 'scale=16 margin=0.2',
     'combined': 'scale=16 m2=0.1 m3=0.05', 'subcenter_arcface': 'scale=16 margin=0.2', 'expface': 'scale=16 margin=0.9',
     'sphereface_r': 'scale=16', 'adam_softmax': 'scale=16 pressure=1', 'adaface': 'scale=16 margin=0.1',
@@ -134,8 +134,8 @@ def row(name, result):
         cells = [f'{first[0]:.4g}', f'{last[0]:.4g}', f'{first[1]:.3f}', f'{last[1]:.3f}']
         cells += [f'{100 * first[2]:.1f}', f'{100 * last[2]:.1f}', f'{last[3]:.3g}']
     further = OF_HEADS.get(name)
-    return [name if name == UNTRAINED else f'`{name}`', f'`{further}`' if further else '', *cells, f"{result['eer100']:.2f}",
-            f'{low:.2f} to {high:.2f}']
+    return [name if name == UNTRAINED else f'`{name}`', f'`{further}`' if further else '', *cells,
+            f"{result['eer100']:.2f}", f'{low:.2f} to {high:.2f}']
 
 
 def table(results):

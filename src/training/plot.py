@@ -32,27 +32,27 @@ def panels_of(rows: list) -> list:
 
 
 def plot_training(rows: list, file: str) -> None:
-    """Draw the curves of a train_log.jsonl over the epochs: loss, top-1, learning rate, what is watched, LFW."""
+    """Draw the curves of a train_log.jsonl over the epochs: loss, top-1, learning rate, LFW, what is watched."""
     steps = [row for row in rows if 'loss' in row]
     scores = [row for row in rows if 'eer100' in row]
     if not steps:
         return
     per_epoch = max(row['step'] / row['epoch'] for row in steps)          # at an epoch's last step both agree
     epochs = np.array([row['step'] for row in steps]) / per_epoch
-    panels = panels_of(steps)
-    num_panels, columns = len(panels) + bool(scores), 1 + (len(panels) > 3)
-    height = -(-num_panels // columns)
+    panels = [(label, epochs, values, '-') for label, values in panels_of(steps)]
+    if scores:
+        panels.insert(3, ('LFW 100%-EER, %', [row['epoch'] for row in scores], [row['eer100'] for row in scores], 'o-'))
+    columns = 1 + (len(panels) > 4)
+    height = -(-len(panels) // columns)
     figure, axes = _pyplot().subplots(height, columns, sharex=True, figsize=(2 + 5 * columns, 1.9 * height))
     axes = list(np.reshape(axes, (height, columns)).T.flat)                # down the first column, then the second
-    for axis, (label, values) in zip(axes, panels):
-        axis.plot(epochs, values, lw=1.2)
+    for axis, (label, x, y, style) in zip(axes, panels):
+        axis.plot(x, y, style, lw=1.2, ms=3)
         axis.set_ylabel(label)
-    if scores:
-        axes[-1].plot([row['epoch'] for row in scores], [row['eer100'] for row in scores], 'o-', ms=3)
-        axes[-1].set_ylabel('LFW 100%-EER, %')
-    for axis in axes[num_panels - bool(scores):len(axes) - bool(scores)]:
+    for axis in axes[len(panels):]:
         axis.set_visible(False)
+    for last in {height, len(panels)}:
+        axes[last - 1].set_xlabel('epoch')
+        axes[last - 1].tick_params(labelbottom=True)
     figure.suptitle('Training', fontsize=10)
-    for axis in axes[height - 1::height]:
-        axis.set_xlabel('epoch')
     save_figure(figure, file)

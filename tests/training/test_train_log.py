@@ -6,6 +6,7 @@ import pytest
 
 from src.config import get_config
 from src.training.log import WATCHED, TrainLog, duration, read_log
+from src.training.plot import panels_of, plot_training
 
 
 @pytest.fixture
@@ -37,6 +38,18 @@ def test_what_is_watched_ends_the_line(log, capsys):
     assert lines[1].endswith('left, target cosine 0.400, hard negatives 0.00 %, embedding norm 5')     # 3 overflowed
     rows = [[row[name] for name in WATCHED] for row in read_log(one.file)]
     assert rows == [pytest.approx([0.2, 0.03, 20]), pytest.approx([0.4, 0, 5])]
+
+
+def test_curves_of_what_is_watched(tmp_path):
+    """A log that gained the three values on the way: gaps before; one that never had them: no such curves."""
+    old = {'step': 2, 'epoch': 1, 'loss': 4.0, 'lr': 0.1, 'top1': 0.2}
+    new = {**old, 'step': 4, 'target_cosine': 0.3, 'hard_negatives': 0.04, 'embedding_norm': 20.0}
+    curves = dict(panels_of([old, new]))
+    assert math.isnan(curves['target cosine'][0]) and curves['hard negatives, %'][1] == pytest.approx(4)
+    assert list(curves)[:3] == list(dict(panels_of([old]))) == ['loss', 'top-1, %', 'learning rate']
+    for i, rows in enumerate(([], [old], [old, new], [old, new, {'step': 4, 'epoch': 1, 'eer100': 60.0}])):
+        plot_training(rows, str(tmp_path / f'{i}.png'))
+    assert sorted(file.name for file in tmp_path.glob('*.png')) == ['1.png', '2.png', '3.png']
 
 
 def test_a_resumed_run_drops_what_it_does_again(log):
