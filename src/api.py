@@ -33,18 +33,23 @@ def load_network(file: str, *, network_type: Optional[str] = None, face_format: 
 
     An .onnx file runs in ONNX Runtime. One of others, whose face format nothing tells, is recognised by its weights and
     runs in MindSpore. network_type: the backbone that the checkpoint must hold (None: any). face_format: overrides the
-    one in the metadata. backend: 'mindspore', or 'onnx' for ONNX Runtime. Raises FileNotFoundError or ValueError.
+    one in the metadata. backend: 'mindspore', 'onnx' for ONNX Runtime, or 'ncnn', in which export.py's .param files run.
+    Raises FileNotFoundError or ValueError.
     """
     machine = device.set_up(device_target, device_id)
     if file.endswith('.onnx'):
         return _onnx(file, network_type, face_format, machine.target)
+    from src.deploy.metadata import is_own_ncnn
+    if is_own_ncnn(file):
+        from src.deploy.ncnn_backend import ncnn_network
+        return ncnn_network(file, face_format)
     if file.endswith(EXTENSIONS):
         from src.weights.importing import import_weights
-        imported = import_weights(file, network=network_type, target=None if backend == 'onnx' else machine.target)
+        imported = import_weights(file, network=network_type, target=machine.target if backend == 'mindspore' else None)
         return on_backend(imported.backbone, backend, face_format, file, machine.target)
     from src.training import checkpoint
     ckpt = checkpoint.newest(file)
-    backbone = checkpoint.load_backbone(ckpt, network_type, None if backend == 'onnx' else machine.target)
+    backbone = checkpoint.load_backbone(ckpt, network_type, machine.target if backend == 'mindspore' else None)
     return on_backend(backbone, backend, face_format, ckpt, machine.target)
 
 
@@ -69,16 +74,16 @@ def initial_network(cfg: edict, *, backend: str = 'mindspore', device_target: st
     """Return the network of a recipe with its initial weights, not trained."""
     machine = device.set_up(device_target, device_id)
     from src.training.network import initial_backbone
-    backbone = initial_backbone(cfg, None if backend == 'onnx' else machine.target)
+    backbone = initial_backbone(cfg, machine.target if backend == 'mindspore' else None)
     return on_backend(backbone, backend, cfg.face_format, None, machine.target)
 
 
 def on_backend(backbone: Any, backend: str, face_format: Optional[str], file: Optional[str], target: str) -> Network:
-    """Return a backbone as a `Network` that runs in MindSpore or ONNX Runtime."""
+    """Return a backbone as a `Network` that runs in MindSpore, ONNX Runtime or ncnn."""
     network = network_of(backbone, face_format, file=file, runtime=target)
-    if backend == 'onnx':
-        from src.deploy.export import as_onnx
-        return as_onnx(backbone, network)
+    if backend != 'mindspore':
+        from src.deploy.export import in_runtime
+        return in_runtime(backbone, network, backend)
     return network
 
 
@@ -133,14 +138,29 @@ def train(cfg: edict, *, recipe: str = 'lightcnn9_ms1m', ckpt_dir: str = 'ckpt',
 
 
 def export(backbone: Any, name: str, *, file_format: str = 'MINDIR', batch_size: Optional[int] = 1,
-           ir: Optional[int] = None, int8: bool = False, dataset_path: Optional[str] = None) -> dict:
-    """Write a backbone as NAME.mindir, NAME.onnx or NAME.air with NAME.json, compared before it counts.
+           ir: Optional[int] = None, int8: bool = False, dataset_path: Optional[str] = None, storage: str = 'float32',
+           normalise: bool = False, flip: bool = False, scaling: bool = False) -> dict:
+    """Write a backbone as NAME.mindir, NAME.onnx, NAME.param and .bin, or NAME.air, with NAME.json.
 
-    Returns the metadata. batch_size: None for any. ir: 1 for MindSpore Lite 2.0. dataset_path: compare on its LFW
-    faces instead of synthetic ones; int8 takes its ranges from its training faces. See src/deploy/export.py.
+    It is compared before it counts. Returns the metadata. batch_size: None for any. ir: 1 for MindSpore Lite 2.0.
+    storage: of ncnn's weights, float32 or float16. normalise: embeddings of length 1. flip: the sum with the mirror
+    image's. scaling: the file takes pixels, 0 to 255. dataset_path: compare on its LFW faces instead of synthetic ones;
+    int8 takes its ranges from its training faces. See src/deploy/export.py.
     """
     from src.deploy.export import calibration_faces, export_backbone, faces_to_compare
+    from src.deploy.inside import Inside
     network = network_of(backbone)
     return export_backbone(backbone, name, file_format, face=network.face_format, batch_size=batch_size, ir=ir,
-                           faces=faces_to_compare(dataset_path, network),
-                           calibration=calibration_faces(dataset_path, network) if int8 else None)
+                           faces=faces_to_compare(dataset_path, network), storage=storage,
+                           inside=Inside(normalise=normalise, flip=flip, scaling=scaling),
+                           calibration=calibration_faces(dataset_path, network, file_format) if int8 else None)
+
+
+def load_backbone(file: str) -> tuple:
+    """Return (backbone with weights, the file they came from) of a checkpoint, its folder, or weights of others."""
+    if file.endswith((*EXTENSIONS, '.onnx')):
+        from src.weights.importing import import_weights
+        return import_weights(file).backbone, file
+    from src.training import checkpoint
+    ckpt = checkpoint.newest(file)
+    return checkpoint.load_backbone(ckpt), ckpt

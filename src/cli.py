@@ -64,13 +64,14 @@ def add_source_flags(flags: argparse.ArgumentParser) -> None:
     add_device_flags(flags)
     source = flags.add_argument_group('models: one or several, of any of these kinds')
     source.add_argument('--resume', '--ckpt_file', metavar='CKPT', dest='ckpt', nargs='+', action='extend',
-                        help='checkpoint, a folder of them (its newest one), a weight file of others, or an .onnx file')
+                        help='checkpoint, a folder of them (its newest one), a weight file of others, or an '
+                        '.onnx or .param file of export.py')
     source.add_argument('--features', metavar='FILE.npy', nargs='+', action='extend', help='score these features, rows '
                         'in list order')
     source.add_argument('--untrained', action='store_true', help="the recipe's network with its initial weights, "
                         'not trained')
-    flags.add_argument('--backend', choices=('mindspore', 'onnx'), default='mindspore', help='onnx: embed in ONNX '
-                       'Runtime (pip install onnx onnxruntime)')
+    flags.add_argument('--backend', choices=('mindspore', 'onnx', 'ncnn'), default='mindspore', help='onnx: embed '
+                       'in ONNX Runtime (pip install onnx onnxruntime); ncnn: in ncnn (pip install ncnn)')
     flags.add_argument('--save_features', metavar='FILE.npy', help='keep the features, rows in list order')
     flags.add_argument('--no_cache', action='store_true', help='embed all images again; else features kept beside the '
                        'checkpoint are taken')

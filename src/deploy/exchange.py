@@ -13,10 +13,11 @@ import numpy as np
 from easydict import EasyDict as edict
 from tqdm import tqdm
 
-from src.data.face_format import FaceFormat, from_metadata
+from src.data.face_format import FaceFormat
 from src.data.images import check_alignment, face_for_test, find_images, preprocessing, read_face
-from src.data.lists import read_json, whole_file, write_text
+from src.data.lists import whole_file, write_text
 from src.dataset import prefetch
+from src.deploy.metadata import taken_format
 from src.protocols.blufr import BLUFR
 from src.protocols.lfw import LFW
 from src.protocols.protocol import image_id, in_order
@@ -50,15 +51,8 @@ def dataset_tree(path: str) -> str:
 
 def model_input(model: str) -> tuple:
     """Return (face format, side) of the faces that an exported model takes, from the metadata beside it."""
-    beside = os.path.splitext(model)[0] + '.json'
-    held = read_json(beside, f'no metadata beside the model; export.py writes both, or give --image_size ({model})')
-    try:
-        size = held['input']['shape'][2]
-    except (KeyError, IndexError, TypeError):
-        size = None
-    if not isinstance(size, int) or not 16 <= size <= 1024:
-        raise ValueError(f"{beside}: does not tell the input's shape; export.py writes it")
-    return from_metadata(held, beside), size
+    face, (_, size) = taken_format(model)
+    return face, size
 
 
 def write_inputs(cfg: edict, face: FaceFormat, image_size: int, out_dir: str, *, num_workers: int = 2) -> tuple:

@@ -2,19 +2,20 @@
 
     metadata = export_backbone(backbone, 'lightcnn9', 'MINDIR', face=face_format('lightcnn'), faces=faces, ir=1)
 
-NAME.mindir or NAME.onnx comes with NAME.json: input name, shape, dtype, scale, sha256 and the largest difference.
+NAME.mindir, NAME.onnx or NAME.param and NAME.bin come with NAME.json: input name, shape, dtype, scale, sha256 and the
+largest difference.
 """
-import copy
 import json
 import os
 import tempfile
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Optional
 
 import mindspore as ms
 import numpy as np
-from mindspore import Parameter, Tensor, nn, ops
+from mindspore import Tensor, nn
 from mindspore.train.mind_ir_pb2 import ModelProto
 
 from src.backbone import Backbone
@@ -23,152 +24,132 @@ from src.data.face_format import FaceFormat
 from src.data.images import face_for_test, find_images, listed_faces, read_face, training_face_for_test
 from src.data.lists import file_sha256, write_text
 from src.data.synthetic import faces_as_input
+from src.deploy.fold import fold, simplify
+from src.deploy.graph import Graph
+from src.deploy.inside import Deployed, Inside, expected, fed
+from src.deploy.trace import trace
 from src.embedding import Network
-from src.lightcnn import MFM, LightCNN, MaxAvgPool
 from src.protocols.lfw import LFW
 
-SUFFIXES = {'MINDIR': '.mindir', 'ONNX': '.onnx', 'AIR': '.air'}
+SUFFIXES = {'MINDIR': ('.mindir',), 'ONNX': ('.onnx',), 'NCNN': ('.param', '.bin'), 'AIR': ('.air',)}
+STORAGES = ('float32', 'float16')
 NUM_FACES, NUM_CALIBRATION = 8, 256
+NUM_CALIBRATION_NCNN = 64        # one at a time, every layer looked at
 INT8_COSINE = 0.8                # between a face's features before and after int8
+FLOAT16_COSINE = 0.999           # weights rounded to 11 bits
 TOLERANCE = 1e-4                 # of the largest feature: kernels sum in other orders
 
 
-class PlainConv(nn.Cell):
-    """A convolution and its bias as two operators that every MindSpore Lite knows: Conv2D and Add."""
+@dataclass
+class Job:
+    """What is to be written: the network as it will run, and how.
 
-    def __init__(self, weight: np.ndarray, bias: np.ndarray, padding: int):
-        super().__init__()
-        out_channels, in_channels, kernel_size, _ = weight.shape
-        self.conv = nn.Conv2d(in_channels, out_channels, kernel_size, pad_mode='pad', padding=padding, has_bias=False,
-                              weight_init=Tensor(weight))
-        self.bias = Parameter(Tensor(bias.reshape(1, -1, 1, 1)), name='bias')
+    batch_size: None for any. ir: 1 for MindSpore Lite 2.0. storage: of ncnn's weights. report: what writing it showed.
+    """
 
-    def construct(self, x):
-        return self.conv(x) + self.bias
+    cell: Deployed
+    batch_size: Optional[int] = 1
+    ir: Optional[int] = None
+    storage: str = 'float32'
+    report: dict = field(default_factory=dict)
+    unfolded: Optional[Graph] = None
 
+    @property
+    def face_shape(self) -> tuple:
+        """(C, S, S) of a face."""
+        return self.cell.channels, self.cell.image_size, self.cell.image_size
 
-class PlainMFM(nn.Cell):
-    """Max-Feature-Map as two convolutions of half the channels each: MindSpore Lite 2.0 has no Split for MINDIR."""
-
-    def __init__(self, weight: np.ndarray, bias: np.ndarray, padding: int):
-        super().__init__()
-        half = len(weight) // 2
-        self.first = PlainConv(weight[:half], bias[:half], padding)
-        self.second = PlainConv(weight[half:], bias[half:], padding)
-        self.maximum = ops.Maximum()
-
-    def construct(self, x):
-        return self.maximum(self.first(x), self.second(x))
-
-
-class PlainEmbedding(nn.Cell):
-    """(N, C, S, S) -> (N, D) with the fully connected layer as a convolution over all that is left of the image."""
-
-    def __init__(self, features: nn.Cell, fc: nn.Cell, embedding_size: int):
-        super().__init__()
-        self.features, self.fc, self.embedding_size = features, fc, embedding_size
-        self.reshape = ops.Reshape()
-
-    def construct(self, x):
-        return self.reshape(self.fc(self.features(x)), (-1, self.embedding_size))    # -1: the batch can be changed
-
-
-class PlainMaxAvgPool(nn.Cell):
-    """`MaxAvgPool` with the mean as a convolution of its own for each map: AvgPool has changed its form."""
-
-    def __init__(self, channels: int):
-        super().__init__()
-        self.max_pool = nn.MaxPool2d(2, 2)
-        self.mean = nn.Conv2d(channels, channels, 2, 2, pad_mode='valid', group=channels, has_bias=False,
-                              weight_init=Tensor(np.full((channels, 1, 2, 2), 0.25, np.float32)))
-
-    def construct(self, x):
-        return self.max_pool(x) + self.mean(x)
-
-
-def plain_form(network: LightCNN) -> PlainEmbedding:
-    """Return a copy of a `LightCNN` in operators whose form has not changed since MindSpore 1: the same function."""
-    if not isinstance(network, LightCNN):
-        raise ValueError(f"--ir 1: {network.name} needs operators that MindSpore Lite 2.0 does not know; leave --ir "
-                         "away")
-    network, channels, features = copy.deepcopy(network), network.channels, []
-    for cell in network.features:
-        filters = [p.shape[0] for p in cell.get_parameters() if p.ndim == 4]
-        channels = filters[-1] // 2 if filters else channels
-        features.append(PlainMaxAvgPool(channels) if isinstance(cell, MaxAvgPool) else _plain(cell))
-    return PlainEmbedding(nn.SequentialCell(features), _plain_dense(network.fc),
-                          network.embedding_size).set_train(False)
-
-
-def _plain(cell):
-    """Return `cell` with every Max-Feature-Map convolution in it replaced."""
-    if isinstance(cell, MFM):
-        return PlainMFM(*_arrays(cell.layer), cell.layer.weight.shape[2] // 2)
-    for name, child in cell.name_cells().items():
-        if isinstance(child, MFM):
-            setattr(cell, name, _plain(child))
-    return cell
-
-
-def _arrays(layer):
-    return layer.weight.asnumpy(), layer.bias.asnumpy()
-
-
-def _plain_dense(fc):
-    weight, bias = _arrays(fc.layer if isinstance(fc, MFM) else fc)
-    side = round((weight.shape[1] / 128) ** 0.5)                 # (out, 128 * side * side) -> (out, 128, side, side)
-    weight = weight.reshape(len(weight), 128, side, side)
-    return PlainMFM(weight, bias, 0) if isinstance(fc, MFM) else PlainConv(weight, bias, 0)
+    @property
+    def example(self) -> Tensor:
+        """A batch of the size to be written."""
+        return Tensor(np.zeros((self.batch_size or 1, *self.face_shape), np.float32))
 
 
 def export_backbone(network: Backbone, name: str, file_format: str, *, face: FaceFormat, faces: np.ndarray,
-                    batch_size: Optional[int] = 1, ir: Optional[int] = None,
-                    calibration: Optional[np.ndarray] = None) -> dict:
-    """Write NAME.<format> and NAME.json and return the metadata; both appear only if the file gives the same features.
+                    batch_size: Optional[int] = 1, ir: Optional[int] = None, storage: str = 'float32',
+                    inside: Optional[Inside] = None, calibration: Optional[np.ndarray] = None) -> dict:
+    """Write NAME.<format> and NAME.json and return the metadata; they appear only if the file gives the same features.
 
     network: with weights. face: what it takes. faces: (n, C, S, S) float32 to compare on. batch_size: a number, or
-    None for any. ir: 1 for MindSpore Lite 2.0, else None. calibration: faces from which ONNX's int8 form takes its
-    ranges. Raises RuntimeError where features differ, ValueError for what the format cannot do.
+    None for any. ir: 1 for MindSpore Lite 2.0, else None. storage: of ncnn's weights, float32 or float16. inside: what
+    else the file does by itself. calibration: faces from which the int8 form of ONNX or ncnn takes its ranges. Raises
+    RuntimeError where features differ, ValueError for what the format cannot do.
     """
+    inside = inside or Inside()
+    _check(file_format, batch_size, ir, storage, calibration)
+    network.set_train(False)
+    job = Job(Deployed(network, face, inside), batch_size, ir, storage)
     write, read = FORMATS[file_format]
-    file, expected = name + SUFFIXES[file_format], network(Tensor(faces)).asnumpy()
-    temporary = f'{name}.{os.getpid()}.tmp{SUFFIXES[file_format]}'
+    wanted, stem = expected(network, faces, inside), f'{name}.{os.getpid()}.tmp'
+    files = [stem + suffix for suffix in SUFFIXES[file_format]]
+    tables = {}
     try:
-        os.makedirs(os.path.dirname(os.path.abspath(file)), exist_ok=True)
-        example = np.zeros((batch_size or 1, *faces.shape[1:]), np.float32)
-        input_name = write(network, example, batch_size is None, ir, temporary)
-        again = partial(read, temporary, faces, batch_size or len(faces), face) if read else None
-        difference = _compare(expected, again(), file) if read else None
-        cosine = None
+        os.makedirs(os.path.dirname(os.path.abspath(name)), exist_ok=True)
+        input_name = write(job, files[0])
+        again = partial(read, files[0], fed(faces, face, inside), batch_size or len(faces), face) if read else None
+        compared = _compared(wanted, again(), name + SUFFIXES[file_format][0], storage) if read else {}
         if calibration is not None:
-            from src.deploy.onnx_backend import quantise
-            quantise(temporary, calibration, batch_size or 16)
-            cosine = _compare_int8(expected, again(), file)
-        with open(temporary, 'rb') as written:
-            os.fsync(written.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, file)
+            tables = _QUANTISE[file_format](job, files[0], fed(calibration, face, inside))
+            compared['int8_smallest_cosine'] = _smallest_cosine(wanted, again(), name, INT8_COSINE, 'int8')
+        sizes = [_settle(file, name + suffix) for file, suffix in zip(files, SUFFIXES[file_format])]
     finally:
-        if os.path.exists(temporary):
-            os.remove(temporary)
-    metadata = {'format': 1, 'file': os.path.basename(file), 'file_format': file_format, 'ir': ir,
-                'sha256': file_sha256(file), 'bytes': os.path.getsize(file), 'network_type': network.name,
-                'face_format': face.as_metadata(),
-                'input': {'name': input_name, 'shape': [batch_size or 'N', *faces.shape[1:]], 'dtype': 'float32',
-                          'values': face.values},
-                'output': {'shape': [batch_size or 'N', network.embedding_size], 'dtype': 'float32'},
-                'compared_on': len(faces) if read else 0, 'largest_difference': difference,
-                'largest_feature': float(np.abs(expected).max()), 'int8_smallest_cosine': cosine}
+        for file in files:
+            if os.path.exists(file):
+                os.remove(file)
+    for suffix, text in tables.items():
+        write_text(name + suffix, text)
+    held = _metadata(job, name, file_format, face, inside, input_name)
+    metadata = {**held, 'bytes': sum(sizes), 'compared_on': len(faces) if read else 0, 'largest_difference': None,
+                'int8_smallest_cosine': None, **compared, 'largest_feature': float(np.abs(wanted).max()), **job.report}
     write_text(name + '.json', json.dumps(metadata, indent=1) + '\n')
     return metadata
 
 
-def calibration_faces(dataset_path: str, network: Network) -> np.ndarray:
-    """Return NUM_CALIBRATION training faces, drawn over the whole list, as network input."""
+def _check(file_format, batch_size, ir, storage, calibration):
+    """Raise ValueError for settings that do not go together."""
+    if file_format not in FORMATS:
+        raise ValueError(f"unknown file format '{file_format}'; file formats: {', '.join(FORMATS)}")
+    if storage not in STORAGES:
+        raise ValueError(f"unknown storage '{storage}'; storages: {', '.join(STORAGES)}")
+    for flag, given, formats in (('--ir', ir is not None, ('MINDIR',)), ('--storage', storage != 'float32', ('NCNN',)),
+                                 ('--int8', calibration is not None, ('ONNX', 'NCNN'))):
+        if given and file_format not in formats:
+            raise ValueError(f"{flag} is for --file_format {' and '.join(formats)}, not for {file_format}")
+    if storage != 'float32' and calibration is not None:
+        raise ValueError("--storage float16 and --int8 both say how weights are stored; give one of them")
+    if file_format == 'NCNN' and batch_size not in (None, 1):
+        raise ValueError(f"--batch_size {batch_size}: ncnn takes one face a call; leave --batch_size away")
+
+
+def _settle(file, name):
+    """Have a finished file appear under its name; return its size."""
+    with open(file, 'rb') as written:
+        os.fsync(written.fileno())
+    os.chmod(file, 0o644)
+    os.replace(file, name)
+    return os.path.getsize(name)
+
+
+def _metadata(job, name, file_format, face, inside, input_name):
+    """Return what does not depend on comparing."""
+    main, *further = (name + suffix for suffix in SUFFIXES[file_format])
+    rows = 1 if file_format == 'NCNN' else job.batch_size or 'N'
+    values = f'{face.colour}, 0 to 255' if inside.scaling else face.values
+    return {'format': 1, 'file': os.path.basename(main), 'file_format': file_format, 'ir': job.ir,
+            'sha256': file_sha256(main), 'further_files': {os.path.basename(f): file_sha256(f) for f in further},
+            'network_type': job.cell.name, 'face_format': face.as_metadata(), 'normalised': inside.normalise,
+            'flip': inside.flip, 'input': {'name': input_name, 'shape': [rows, *job.face_shape], 'dtype': 'float32',
+                                           'values': values, 'scaling': 'inside' if inside.scaling else 'outside'},
+            'output': {'shape': [rows, job.cell.embedding_size], 'dtype': 'float32'}}
+
+
+def calibration_faces(dataset_path: str, network: Network, file_format: str = 'ONNX') -> np.ndarray:
+    """Return training faces, drawn over the whole list, as network input: NUM_CALIBRATION, for ncnn fewer."""
     cfg = get_config(dataset_path=dataset_path)
     names, _ = listed_faces(cfg.train_list)
     root = cfg.train_list if cfg.train_list.endswith('.rec') else cfg.data_path
-    rows = np.random.default_rng(0).permutation(len(names))[:NUM_CALIBRATION]
+    count = NUM_CALIBRATION_NCNN if file_format == 'NCNN' else NUM_CALIBRATION
+    rows = np.random.default_rng(0).permutation(len(names))[:count]
     return _as_input(network, find_images(root, [names[row] for row in rows]), training_face_for_test)
 
 
@@ -186,6 +167,14 @@ def _as_input(network: Network, paths: list, to_face: Callable) -> np.ndarray:
                                    for path in paths]))
 
 
+def _compared(wanted, found, file, storage):
+    """Return the largest difference and, for float16, the smallest cosine; RuntimeError beyond what rounds."""
+    if found.shape != wanted.shape or storage == 'float32':
+        return {'largest_difference': _compare(wanted, found, file)}
+    return {'largest_difference': float(np.abs(found - wanted).max()),
+            'float16_smallest_cosine': _smallest_cosine(wanted, found, file, FLOAT16_COSINE, 'float16')}
+
+
 def _compare(expected, found, file):
     """Return the largest difference of features; RuntimeError if it is more than the order of sums explains."""
     allowed = TOLERANCE * max(float(np.abs(expected).max()), 1e-6)
@@ -196,24 +185,34 @@ def _compare(expected, found, file):
     return difference
 
 
-def _compare_int8(expected, found, file):
-    """Return the smallest cosine between features before and after; RuntimeError if it is below INT8_COSINE."""
+def _smallest_cosine(expected, found, file, lowest, kind):
+    """Return the smallest cosine between features before and after; RuntimeError if it is below `lowest`."""
     lengths = np.linalg.norm(expected, axis=1) * np.linalg.norm(found, axis=1)
     cosine = float(((expected * found).sum(1) / np.maximum(lengths, 1e-12)).min())
-    if not cosine >= INT8_COSINE:
-        raise RuntimeError(f"{file}: not written, int8 turns a feature by a cosine of {cosine:.3f}, less than "
-                           f"{INT8_COSINE}; do the calibration faces look like the test faces?")
+    if not cosine >= lowest:
+        raise RuntimeError(f"{file}: not written, {kind} turns a feature by a cosine of {cosine:.3f}, less than "
+                           f"{lowest}; do the calibration faces look like the test faces?")
     return cosine
 
 
-def write_mindir(network: Backbone, example: np.ndarray, dynamic: bool, ir: Optional[int], file: str) -> str:
+def folded(job: Job) -> Graph:
+    """Return the network's operations with BatchNorm folded; what became of it goes into job.report."""
+    graph = trace(job.cell)
+    simplify(graph)
+    unfolded = graph.copy()
+    job.report['fold'] = {**fold(graph), 'operations_before': len(unfolded.nodes), 'operations': len(graph.nodes)}
+    job.unfolded = unfolded
+    return graph
+
+
+def write_mindir(job: Job, file: str) -> str:
     """Write a MINDIR; return the name of its input."""
-    if ir == 1 and dynamic:
+    if job.ir == 1 and job.batch_size is None:
         raise ValueError("--batch_size dynamic: a MINDIR of --ir 1 has a fixed batch, which the program that loads it "
                          "can change (ascend310_infer: --batch_size)")
-    shape = Tensor(shape=[None, *example.shape[1:]], dtype=ms.float32) if dynamic else Tensor(example)
-    ms.export(plain_form(network) if ir == 1 else network, shape, file_name=file, file_format='MINDIR')
-    if ir == 1:
+    shape = Tensor(shape=[None, *job.face_shape], dtype=ms.float32) if job.batch_size is None else job.example
+    ms.export(plain_form(job) if job.ir == 1 else job.cell, shape, file_name=file, file_format='MINDIR')
+    if job.ir == 1:
         os.chmod(file, 0o644)                                    # MindSpore writes it read-only
         with open(file, 'rb') as data:
             model = ModelProto.FromString(data.read())
@@ -221,6 +220,12 @@ def write_mindir(network: Backbone, example: np.ndarray, dynamic: bool, ir: Opti
         with open(file, 'wb') as out:
             out.write(model.SerializeToString())
     return 'x'
+
+
+def plain_form(job: Job) -> nn.Cell:
+    """Return the network in operators whose form has not changed since MindSpore 1: the same function."""
+    from src.deploy.plain import PlainNetwork, plain_graph
+    return PlainNetwork(plain_graph(folded(job), job.cell.name))
 
 
 def read_mindir(file: str, faces: np.ndarray, batch_size: int, face: FaceFormat) -> np.ndarray:
@@ -239,21 +244,11 @@ def in_batches(network: Callable, faces: np.ndarray, batch_size: int) -> np.ndar
     return np.concatenate(found)
 
 
-def write_onnx(network: Backbone, example: np.ndarray, dynamic: bool, ir: Optional[int], file: str) -> str:
+def write_onnx(job: Job, file: str) -> str:
     """Write an ONNX file; return the name of its input."""
-    try:
-        import onnx
-    except ImportError:
-        raise ValueError("ONNX needs two more packages: pip install onnx onnxruntime") from None
-    ms.export(network, Tensor(example), file_name=file, file_format='ONNX')
-    os.chmod(file, 0o644)
-    model = onnx.load(file)
-    if dynamic:                                                  # no operator of these graphs fixes the batch
-        for value in (model.graph.input[0], model.graph.output[0]):
-            value.type.tensor_type.shape.dim[0].dim_param = 'N'
-    onnx.checker.check_model(model)
-    onnx.save(model, file)
-    return model.graph.input[0].name
+    from src.deploy.onnx_writer import need_onnx, write_graph
+    need_onnx()
+    return write_graph(folded(job), file, batch_size=job.batch_size)
 
 
 def read_onnx(file: str, faces: np.ndarray, batch_size: int, face: FaceFormat) -> np.ndarray:
@@ -262,27 +257,66 @@ def read_onnx(file: str, faces: np.ndarray, batch_size: int, face: FaceFormat) -
     return in_batches(onnx_network(file, face.name), faces, batch_size)
 
 
-def as_onnx(backbone: Backbone, network: Network) -> Network:
-    """Return a backbone, which is `network` in MindSpore, as a network in ONNX Runtime for any batch size."""
+def quantise_onnx(job: Job, file: str, faces: np.ndarray) -> dict:
+    """Turn an ONNX file into int8 in place."""
+    from src.deploy.onnx_backend import quantise
+    quantise(file, faces, job.batch_size or 16)
+    return {}
+
+
+def write_ncnn(job: Job, file: str) -> str:
+    """Write ncnn's two files; the report compares layers and time with and without folding."""
+    from src.deploy.ncnn_backend import compare_times, load_ncnn, write_pair
+    load_ncnn()
+    graph = folded(job)
+    layers = write_pair(graph, file, job.storage)
+    job.report['ncnn'] = {'storage': job.storage, **compare_times(job.unfolded, file, layers)}
+    return 'x'
+
+
+def read_ncnn(file: str, faces: np.ndarray, batch_size: int, face: FaceFormat) -> np.ndarray:
+    """Return the features of ncnn's two files in ncnn."""
+    from src.deploy.ncnn_backend import NcnnNet
+    return NcnnNet(file)(faces)
+
+
+def quantise_ncnn(job: Job, file: str, faces: np.ndarray) -> dict:
+    """Turn ncnn's two files into int8 in place; return {'.table': ncnn's calibration table}."""
+    from src.deploy.ncnn_backend import write_pair
+    from src.deploy.ncnn_int8 import calibrate, table
+    from src.deploy.ncnn_writer import ncnn_layers
+    graph = folded(job)
+    scales = calibrate(file, ncnn_layers(graph), faces)
+    job.report['ncnn']['layers'] = write_pair(graph, file, 'int8', scales)
+    job.report['ncnn']['storage'] = 'int8'
+    return {'.table': table(scales)}
+
+
+def in_runtime(backbone: Backbone, network: Network, backend: str) -> Network:
+    """Return a backbone, which is `network` in MindSpore, as a network in ONNX Runtime or ncnn for any batch size."""
+    from src.deploy.ncnn_backend import ncnn_network
     from src.deploy.onnx_backend import onnx_network
+    kind, load = {'onnx': ('ONNX', onnx_network), 'ncnn': ('NCNN', ncnn_network)}[backend]
     with tempfile.TemporaryDirectory() as folder:
         name = os.path.join(folder, 'network')
-        export_backbone(backbone, name, 'ONNX', face=network.face_format, batch_size=None,
-               faces=faces_as_input(network.image_size, face=network.face_format))
-        found = onnx_network(name + '.onnx')
+        export_backbone(backbone, name, kind, face=network.face_format, batch_size=None,
+                        faces=faces_as_input(network.image_size, face=network.face_format))
+        found = load(name + SUFFIXES[kind][0])
     found.name, found.file, found.embedding_size = network.name, network.file, network.embedding_size
     return found
 
 
-def write_air(network: Backbone, example: np.ndarray, dynamic: bool, ir: Optional[int], file: str) -> str:
+def write_air(job: Job, file: str) -> str:
     """Write an AIR file, which only MindSpore on Ascend can; nothing here can read it back."""
     if ms.get_context('device_target') != 'Ascend':
         raise ValueError("--file_format AIR: only MindSpore on an Ascend card can write it; run this there, or use "
                          "MINDIR, which an Ascend 310 reads as well")
-    if dynamic:
+    if job.batch_size is None:
         raise ValueError("--batch_size dynamic: an AIR file has a fixed batch")
-    ms.export(network, Tensor(example), file_name=file, file_format='AIR')
+    ms.export(job.cell, job.example, file_name=file, file_format='AIR')
     return 'x'
 
 
-FORMATS = {'MINDIR': (write_mindir, read_mindir), 'ONNX': (write_onnx, read_onnx), 'AIR': (write_air, None)}
+FORMATS = {'MINDIR': (write_mindir, read_mindir), 'ONNX': (write_onnx, read_onnx), 'NCNN': (write_ncnn, read_ncnn),
+           'AIR': (write_air, None)}
+_QUANTISE = {'ONNX': quantise_onnx, 'NCNN': quantise_ncnn}

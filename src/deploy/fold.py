@@ -153,9 +153,15 @@ def _weights(graph: Graph, layer: Node) -> tuple:
 
 
 def _set_weights(graph: Graph, layer: Node, weight: np.ndarray, bias: np.ndarray) -> None:
-    stem = layer.inputs[1].rpartition('.')[0]
-    layer.inputs[1:] = [graph.add_constant(weight.astype(np.float32), f'{stem}.folded.weight'),
-                        graph.add_constant(bias.astype(np.float32), f'{stem}.folded.bias')]
+    stem = layer.inputs[1].removesuffix('.weight').removesuffix('.folded')
+    layer.inputs[1:] = [_shared(graph, weight.astype(np.float32), f'{stem}.folded.weight'),
+                        _shared(graph, bias.astype(np.float32), f'{stem}.folded.bias')]
+
+
+def _shared(graph: Graph, array: np.ndarray, name: str) -> str:
+    """Keep an array under `name`, or find it there: with --flip a layer stands twice in the graph."""
+    held = graph.constants.get(name)
+    return name if held is not None and np.array_equal(held, array) else graph.add_constant(array, name)
 
 
 def _fold_behind(context: Context, node: Node) -> bool:

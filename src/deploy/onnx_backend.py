@@ -42,7 +42,7 @@ def quantise(file: str, faces: np.ndarray, batch_size: int) -> None:
         def get_next(self):
             return next(self.batches, None)
 
-    model = onnx.version_converter.convert_version(onnx.load(file), 17)         # scales a channel came with 13
+    model = onnx.load(file)
     with tempfile.TemporaryDirectory() as folder:
         plain, prepared = os.path.join(folder, 'plain.onnx'), os.path.join(folder, 'prepared.onnx')
         onnx.save(model, plain)

@@ -13,17 +13,23 @@ from src.deploy.graph import BATCH, Graph, Node, batch_axis, for_batch
 MISSING = "ONNX needs two more packages: pip install onnx onnxruntime"
 
 
-def write_graph(graph: Graph, file: str, *, batch_size: Optional[int]) -> str:
-    """Write the graph; return the name of its input. batch_size: None for any."""
+def need_onnx() -> None:
+    """Raise ValueError where the package onnx is missing."""
     try:
-        import onnx
+        import onnx  # noqa: F401
     except ImportError:
         raise ValueError(MISSING) from None
+
+
+def write_graph(graph: Graph, file: str, *, batch_size: Optional[int]) -> str:
+    """Write the graph; return the name of its input. batch_size: None for any."""
+    import onnx
     writer = _Writer(graph, onnx.helper, onnx.numpy_helper)
     for node in graph.nodes:
         _NODES.get(node.op, _same)(writer, node)
     taken, given = (onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, _declared(shape, batch_size))
-                    for name, shape in ((graph.input, graph.shape(graph.input)), ('embedding', graph.shape(graph.output))))
+                    for name, shape in ((graph.input, graph.shape(graph.input)),
+                                        ('embedding', graph.shape(graph.output))))
     for node in writer.nodes:
         node.output[:] = ['embedding' if name == graph.output else name for name in node.output]
         node.input[:] = ['embedding' if name == graph.output else name for name in node.input]

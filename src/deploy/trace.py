@@ -89,7 +89,8 @@ def _plain(op: str, places: int = 1, **attributes: Any) -> Callable:
 
 def _same_padding(shape: tuple, kernel: tuple, strides: tuple) -> tuple:
     """Return (top, left, bottom, right) of pad_mode 'same'."""
-    total = [max((-(-size // step) - 1) * step + side - size, 0) for size, side, step in zip(shape[2:], kernel, strides)]
+    total = [max((-(-size // step) - 1) * step + side - size, 0)
+             for size, side, step in zip(shape[2:], kernel, strides)]
     return total[0] // 2, total[1] // 2, total[0] - total[0] // 2, total[1] - total[1] // 2
 
 
@@ -148,7 +149,7 @@ def _layer_norm(tracer: _Tracer, operation: Operation) -> tuple:
     values = [*operation.inputs[3:], *(operation.settings.get(name) for name in ('begin_norm_axis', '_', 'epsilon'))]
     rank = len(operation.shapes[0])
     if values[0] not in (-1, rank - 1):
-        raise ValueError(f"the network normalises over more than the last of {rank} axes, which the export cannot write")
+        raise ValueError(f"the network normalises over more than the last of {rank} axes, which cannot be exported")
     return (tracer.node('LayerNormalization', operation, 3, axis=-1, epsilon=float(values[2])),)
 
 

@@ -11,6 +11,7 @@ from src.data.face_format import FACE_FORMATS
 from src.data.lists import file_sha256
 from src.data.synthetic import faces_as_input
 from src.deploy import export, onnx_backend
+from src.deploy.inside import Deployed, Inside
 from src.initializers import Init
 
 
@@ -28,7 +29,8 @@ def test_an_export_holds_the_embedding_and_its_metadata(trained, synthetic, tmp_
     metadata, out = exported(trained, tmp_path / 'model', *arguments, '--dataset_path', synthetic)
     file = tmp_path / f'model{suffix}'
     assert metadata['sha256'] == file_sha256(str(file)) and metadata['bytes'] == file.stat().st_size
-    assert metadata['input'] == {'name': 'x', 'shape': [batch, 1, 16, 16], 'dtype': 'float32', 'values': 'grey / 255'}
+    assert metadata['input'] == {'name': 'x', 'shape': [batch, 1, 16, 16], 'dtype': 'float32', 'values': 'grey / 255',
+                                 'scaling': 'outside'}
     assert metadata['compared_on'] == 8 and metadata['largest_difference'] < 1e-4 * metadata['largest_feature']
     assert 'largest difference' in out and sorted(p.name for p in tmp_path.iterdir()) == ['model.json', file.name]
     if suffix == '.mindir':
@@ -47,7 +49,8 @@ def test_the_plain_form_is_the_same_function(name):
             p.set_data(ms.Tensor(rng.standard_normal(p.shape).astype(np.float32) / 10))
     faces = faces_as_input(32, 3)
     before, reference = network(ms.Tensor(faces)).asnumpy(), lightcnn_in_numpy(network, name, faces.astype(np.float64))
-    found = export.plain_form(network)(ms.Tensor(faces)).asnumpy()
+    job = export.Job(Deployed(network, FACE_FORMATS['lightcnn'], Inside()), ir=1)
+    found = export.plain_form(job)(ms.Tensor(faces)).asnumpy()
     allowed = rounding(*terms_of(network)) * np.abs(reference).max()
     assert np.abs(found - reference).max() < allowed and np.abs(before - reference).max() < allowed
     assert np.array_equal(network(ms.Tensor(faces)).asnumpy(), before)   # the network itself is left as it was
