@@ -1,4 +1,4 @@
-// manifest.tsv and the .bin files of preprocess.py; batches are read ahead by a thread of their own.
+// The list of images, manifest.tsv of preprocess.py; batches of them are read ahead by a thread of their own.
 #ifndef ASCEND310_INFER_INC_IMAGES_H_
 #define ASCEND310_INFER_INC_IMAGES_H_
 
@@ -6,6 +6,8 @@
 #include <cstddef>
 #include <deque>
 #include <exception>
+#include <functional>
+#include <istream>
 #include <mutex>
 #include <string>
 #include <thread>
@@ -19,6 +21,9 @@ struct Image {
 // Return the images of DIR/manifest.tsv. Throws Error for a line that is wrong or a name that leaves the folder.
 std::vector<Image> ReadManifest(const std::string &dir);
 
+// The same from the text of a file called `file`.
+std::vector<Image> ParseManifest(std::istream *lines, const std::string &file);
+
 struct Batch {
   size_t first = 0;         // place of its first image
   size_t count = 0;         // images; what the batch has more repeats the last one
@@ -28,8 +33,9 @@ struct Batch {
 // Reads up to `ahead` batches while models work on others. Any number of threads may take batches from it.
 class Reader {
  public:
-  Reader(const std::string &dir, const std::vector<Image> &images, size_t batch_size, size_t image_floats,
-         size_t ahead);
+  // load: writes the input of one image, see inc/faces.h.
+  Reader(std::function<void(const Image &, float *, size_t)> load, const std::vector<Image> &images, size_t batch_size,
+         size_t image_floats, size_t ahead);
   ~Reader();
   Reader(const Reader &) = delete;
   Reader &operator=(const Reader &) = delete;
@@ -44,7 +50,7 @@ class Reader {
   void Run();
   Batch Read(size_t first) const;
 
-  const std::string dir_;
+  const std::function<void(const Image &, float *, size_t)> load_;
   const std::vector<Image> &images_;
   const size_t batch_size_;
   const size_t image_floats_;

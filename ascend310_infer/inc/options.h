@@ -14,7 +14,10 @@ class Error : public std::runtime_error {
 
 struct Options {
   std::string mindir_path;
-  std::string dataset_path;
+  std::string dataset_path;    // folder of preprocess.py, or
+  std::string images;          // folder of pictures, or
+  std::string first, second;   // two pictures to compare
+  double threshold = 2;        // cosine from which they are one person; 2: not given
   std::string result_path = "result_Files";
   std::string time_path = "time_Result";
   std::string device_target = "Ascend";

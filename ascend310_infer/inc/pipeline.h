@@ -4,7 +4,9 @@
 
 #include <vector>
 
+#include "inc/faces.h"
 #include "inc/images.h"
+#include "inc/metadata.h"
 #include "inc/options.h"
 
 struct Outcome {
@@ -13,7 +15,9 @@ struct Outcome {
   double seconds = 0;                // of all images, without loading models
 };
 
-// Embed all images. Throws Error; a failed worker stops the others.
-Outcome EmbedAll(const Options &options, const std::vector<Image> &images);
+// Embed all images, which `load` reads. Throws Error, also for a model that is not what its metadata say; a failed worker
+// stops the others.
+Outcome EmbedAll(const Options &options, const std::vector<Image> &images, const Loader &load,
+                 const Metadata &metadata);
 
 #endif  // ASCEND310_INFER_INC_PIPELINE_H_

@@ -36,28 +36,32 @@ std::vector<Image> ReadManifest(const std::string &dir) {
   if (!lines) {
     throw Error(file + ": cannot be read; preprocess.py writes it");
   }
+  return ParseManifest(&lines, file);
+}
+
+std::vector<Image> ParseManifest(std::istream *lines, const std::string &file) {
   std::string line;
-  if (!std::getline(lines, line) || line != kHeader) {
+  if (!std::getline(*lines, line) || line != kHeader) {
     throw Error(file + ": the first line is not '" + kHeader + "'; preprocess.py writes the manifest");
   }
   std::vector<Image> images;
   std::unordered_set<std::string> ids;
-  for (size_t number = 2; std::getline(lines, line); ++number) {
+  for (size_t number = 2; std::getline(*lines, line); ++number) {
     const std::string where = file + ", line " + std::to_string(number);
     images.push_back(ParseLine(line, where));
     if (!ids.insert(images.back().id).second) {
       throw Error(where + ": the id " + images.back().id + " is there twice");
     }
   }
-  if (lines.bad() || images.empty()) {
-    throw Error(file + (lines.bad() ? ": cannot be read to its end" : ": lists no image"));
+  if (lines->bad() || images.empty()) {
+    throw Error(file + (lines->bad() ? ": cannot be read to its end" : ": lists no image"));
   }
   return images;
 }
 
-Reader::Reader(const std::string &dir, const std::vector<Image> &images, size_t batch_size, size_t image_floats,
-               size_t ahead)
-    : dir_(dir), images_(images), batch_size_(batch_size), image_floats_(image_floats), ahead_(ahead),
+Reader::Reader(std::function<void(const Image &, float *, size_t)> load, const std::vector<Image> &images,
+               size_t batch_size, size_t image_floats, size_t ahead)
+    : load_(std::move(load)), images_(images), batch_size_(batch_size), image_floats_(image_floats), ahead_(ahead),
       thread_([this] { Run(); }) {}
 
 Reader::~Reader() {
@@ -113,21 +117,8 @@ Batch Reader::Read(size_t first) const {
   batch.first = first;
   batch.count = std::min(batch_size_, images_.size() - first);
   batch.data.resize(batch_size_ * image_floats_);
-  const auto bytes = static_cast<std::streamsize>(image_floats_ * sizeof(float));
   for (size_t i = 0; i < batch.count; ++i) {
-    const std::string file = dir_ + "/" + images_[first + i].file;
-    std::ifstream data(file, std::ios::binary | std::ios::ate);
-    if (!data) {
-      throw Error(file + ": cannot be read, though manifest.tsv lists it; run preprocess.py again");
-    }
-    if (data.tellg() != bytes) {
-      throw Error(file + ": " + std::to_string(data.tellg()) + " bytes, the model takes " + std::to_string(bytes) +
-                  " an image; run preprocess.py for this model");
-    }
-    data.seekg(0);
-    if (!data.read(reinterpret_cast<char *>(batch.data.data() + i * image_floats_), bytes)) {
-      throw Error(file + ": cannot be read to its end");
-    }
+    load_(images_[first + i], batch.data.data() + i * image_floats_, image_floats_);
   }
   for (size_t i = batch.count; i < batch_size_; ++i) {  // the last batch is filled up: the model's shape stays
     std::copy_n(batch.data.begin() + static_cast<std::ptrdiff_t>((batch.count - 1) * image_floats_), image_floats_,

@@ -1,6 +1,7 @@
 #include "inc/options.h"
 
 #include <charconv>
+#include <cstdlib>
 #include <functional>
 #include <map>
 #include <thread>
@@ -13,6 +14,15 @@ int Number(const std::string &flag, const std::string &text, int low, int high) 
   const auto [end, status] = std::from_chars(text.data(), text.data() + text.size(), value);
   if (status != std::errc() || end != text.data() + text.size() || value < low || value > high) {
     throw Error(flag + " " + text + ": expected a number from " + std::to_string(low) + " to " + std::to_string(high));
+  }
+  return value;
+}
+
+double Cosine(const std::string &flag, const std::string &text) {
+  char *end = nullptr;
+  const double value = std::strtod(text.c_str(), &end);
+  if (text.empty() || end != text.c_str() + text.size() || !(value >= -1 && value <= 1)) {
+    throw Error(flag + " " + text + ": expected a cosine from -1 to 1");
   }
   return value;
 }
@@ -39,8 +49,14 @@ void Check(Options *options) {
   if (options->mindir_path.empty()) {
     throw Error("--mindir_path is missing: the model that export.py wrote");
   }
-  if (options->dataset_path.empty()) {
-    throw Error("--dataset_path is missing: the folder that preprocess.py wrote");
+  const int sources = static_cast<int>(!options->dataset_path.empty()) + static_cast<int>(!options->images.empty()) +
+                      static_cast<int>(!options->first.empty());
+  if (sources != 1) {
+    throw Error(sources == 0 ? "--dataset_path is missing: the folder that preprocess.py wrote; or --images, or --compare"
+                             : "--dataset_path, --images and --compare say three ways where faces come from; give one");
+  }
+  if (options->threshold <= 1 && options->first.empty()) {
+    throw Error("--threshold is for --compare");
   }
   if (options->threads == 0) {
     options->threads = static_cast<int>(std::max(1U, std::thread::hardware_concurrency()));
@@ -54,6 +70,9 @@ Options ParseOptions(int argc, const char *const *argv) {
   const std::map<std::string, std::function<void(const std::string &, const std::string &)>> known = {
     {"--mindir_path", [&](const auto &, const auto &text) { options.mindir_path = text; }},
     {"--dataset_path", [&](const auto &, const auto &text) { options.dataset_path = text; }},
+    {"--images", [&](const auto &, const auto &text) { options.images = text; }},
+    {"--compare", [&](const auto &, const auto &text) { options.first = text; }},
+    {"--threshold", [&](const auto &flag, const auto &text) { options.threshold = Cosine(flag, text); }},
     {"--result_path", [&](const auto &, const auto &text) { options.result_path = text; }},
     {"--time_path", [&](const auto &, const auto &text) { options.time_path = text; }},
     {"--device_target", [&](const auto &, const auto &text) { options.device_target = Target(text); }},
@@ -86,6 +105,12 @@ Options ParseOptions(int argc, const char *const *argv) {
       value = argv[i];
     }
     setter->second(flag, value);
+    if (flag == "--compare") {
+      if (++i == argc || argv[i][0] == '-') {
+        throw Error("--compare needs two pictures");
+      }
+      options.second = argv[i];
+    }
   }
   Check(&options);
   return options;
@@ -94,9 +119,14 @@ Options ParseOptions(int argc, const char *const *argv) {
 std::string Usage() {
   return "Embed the faces that preprocess.py wrote, on an Ascend 310 or the CPU.\n\n"
          "  main --mindir_path net.mindir --dataset_path preprocess_Result --device_id 0\n"
-         "  main --mindir_path net.mindir --dataset_path preprocess_Result --device_target CPU --batch_size 16\n\n"
-         "  --mindir_path FILE      MINDIR of export.py\n"
+         "  main --mindir_path net.mindir --dataset_path preprocess_Result --device_target CPU --batch_size 16\n"
+         "  main --mindir_path net.mindir --images faces --device_target CPU\n"
+         "  main --mindir_path net.mindir --compare a.jpg b.jpg --threshold 0.4 --device_target CPU\n\n"
+         "  --mindir_path FILE      MINDIR of export.py; FILE.json beside it tells what faces it takes\n"
          "  --dataset_path DIR      folder with manifest.tsv and the .bin files\n"
+         "  --images DIR            folder of aligned faces as pictures, in its place (needs OpenCV when built)\n"
+         "  --compare A B           two pictures: prints the cosine of their embeddings\n"
+         "  --threshold T           of --compare: also says whether they are one person\n"
          "  --result_path DIR       where features.bin goes (default result_Files)\n"
          "  --time_path DIR         where test_perform_static.txt goes (default time_Result)\n"
          "  --device_target NAME    Ascend or CPU (default Ascend)\n"

@@ -38,9 +38,9 @@ class Progress {
 // What the workers share; everything but the reader under one lock.
 class Work {
  public:
-  Work(const Options &options, const std::vector<Image> &images, const Embedder &shape, size_t num_workers)
+  Work(const Loader &load, const std::vector<Image> &images, const Embedder &shape, size_t num_workers)
       : images_(images), length_(shape.feature_floats()),
-        reader_(options.dataset_path, images, shape.batch_size(), shape.image_floats(), num_workers + 1) {
+        reader_(load, images, shape.batch_size(), shape.image_floats(), num_workers + 1) {
     outcome_.features.resize(images.size() * length_);
   }
 
@@ -95,9 +95,9 @@ class Work {
 };
 
 // Have every model embed the first images as it embeds one alone; the reader and its batches are gone after that.
-void CheckAll(const std::vector<std::unique_ptr<Embedder>> &embedders, const Options &options,
+void CheckAll(const std::vector<std::unique_ptr<Embedder>> &embedders, const Loader &load,
               const std::vector<Image> &images) {
-  Reader reader(options.dataset_path, images, embedders[0]->batch_size(), embedders[0]->image_floats(), 1);
+  Reader reader(load, images, embedders[0]->batch_size(), embedders[0]->image_floats(), 1);
   Batch batch;
   reader.Next(&batch);
   for (const auto &embedder : embedders) {
@@ -105,9 +105,22 @@ void CheckAll(const std::vector<std::unique_ptr<Embedder>> &embedders, const Opt
   }
 }
 
+// The model must be what its metadata say; without metadata nothing can be compared.
+void CheckMetadata(const Embedder &embedder, const Metadata &metadata, const std::string &model) {
+  if (metadata.found && embedder.image_floats() != metadata.image_floats()) {
+    throw Error(model + ": takes " + std::to_string(embedder.image_floats()) + " numbers an image, its metadata say " +
+                std::to_string(metadata.image_floats()) + "; export it again");
+  }
+  if (metadata.found && embedder.feature_floats() != metadata.embedding_size) {
+    throw Error(model + ": gives embeddings of " + std::to_string(embedder.feature_floats()) +
+                " numbers, its metadata say " + std::to_string(metadata.embedding_size) + "; export it again");
+  }
+}
+
 }  // namespace
 
-Outcome EmbedAll(const Options &options, const std::vector<Image> &images) {
+Outcome EmbedAll(const Options &options, const std::vector<Image> &images, const Loader &load,
+                 const Metadata &metadata) {
   // On the CPU several models of one thread each: faster than one model of many threads, which MindSpore Lite 2.0
   // moreover computes wrongly after a change of the batch size. A card has one queue.
   const size_t num_workers = options.device_target == "CPU" ? static_cast<size_t>(options.threads) : 1;
@@ -115,8 +128,9 @@ Outcome EmbedAll(const Options &options, const std::vector<Image> &images) {
   for (size_t i = 0; i < num_workers; ++i) {
     embedders.push_back(std::make_unique<Embedder>(options));
   }
-  CheckAll(embedders, options, images);
-  Work work(options, images, *embedders[0], num_workers);
+  CheckAll(embedders, load, images);
+  CheckMetadata(*embedders[0], metadata, options.mindir_path);
+  Work work(load, images, *embedders[0], num_workers);
   std::vector<std::thread> threads;
   for (auto &embedder : embedders) {
     threads.emplace_back([&work, &embedder] { work.Do(embedder.get()); });

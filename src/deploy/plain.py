@@ -13,6 +13,8 @@ from mindspore import Parameter, Tensor, nn, ops
 from src.deploy.fold import scale_and_shift
 from src.deploy.graph import BATCH, Graph, Node
 
+_PART = 40                       # operations
+
 
 class Conv(nn.Cell):
     """A convolution and its bias as two operators: Conv2D and Add."""
@@ -89,24 +91,39 @@ class Joined(nn.Cell):
         return self.concat(inputs)
 
 
-class PlainNetwork(nn.Cell):
-    """The operations of a graph, one cell each, in their order."""
+class Part(nn.Cell):
+    """Some operations in a row: what was computed before -> the same and their results."""
 
-    def __init__(self, graph: Graph):
+    def __init__(self, cells: list, places: list):
         super().__init__()
-        self.cells_in_order = nn.CellList([_CELLS[node.op](graph, node) for node in graph.nodes])
-        place = {graph.input: 0, **{node.output: i + 1 for i, node in enumerate(graph.nodes)}}
-        self.places = tuple(tuple(place[name] for name in node.inputs if name in place) for node in graph.nodes)
-        self.last = place[graph.output]
-        self.set_train(False)
+        self.cells_in_order, self.places = nn.CellList(cells), tuple(places)
 
-    def construct(self, x):
-        values = (x,)
+    def construct(self, values):
         for i in range(len(self.places)):
             inputs = ()
             for place in self.places[i]:
                 inputs = inputs + (values[place],)
             values = values + (self.cells_in_order[i](inputs),)
+        return values
+
+
+class PlainNetwork(nn.Cell):
+    """The operations of a graph, one cell each, in their order; in parts, for MindSpore unrolls a loop by recursion."""
+
+    def __init__(self, graph: Graph):
+        super().__init__()
+        place = {graph.input: 0, **{node.output: i + 1 for i, node in enumerate(graph.nodes)}}
+        cells = [_CELLS[node.op](graph, node) for node in graph.nodes]
+        places = [tuple(place[name] for name in node.inputs if name in place) for node in graph.nodes]
+        starts = range(0, len(cells), _PART)
+        self.parts = nn.CellList([Part(cells[start:start + _PART], places[start:start + _PART]) for start in starts])
+        self.last = place[graph.output]
+        self.set_train(False)
+
+    def construct(self, x):
+        values = (x,)
+        for part in self.parts:
+            values = part(values)
         return values[self.last]
 
 
