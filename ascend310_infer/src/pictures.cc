@@ -14,18 +14,18 @@ namespace {
 
 constexpr size_t kTail = 1024;
 
-bool Holds(const uint8_t *data, size_t bytes, const char *mark, size_t length) {
+bool Holds(const uint8_t *data, size_t bytes, const std::vector<uint8_t> &mark) {
   const uint8_t *start = data + (bytes > kTail ? bytes - kTail : 0);
-  return std::search(start, data + bytes, mark, mark + length) != data + bytes;
+  return std::search(start, data + bytes, mark.begin(), mark.end()) != data + bytes;
 }
 
 // Whether the end mark of a JPEG or PNG is missing, or a BMP is shorter than it says: OpenCV would fill the rest grey.
 bool IsCutOff(const uint8_t *data, size_t bytes) {
   if (bytes >= 2 && data[0] == 0xff && data[1] == 0xd8) {
-    return !Holds(data, bytes, "\xff\xd9", 2);
+    return !Holds(data, bytes, {0xff, 0xd9});
   }
   if (bytes >= 4 && std::memcmp(data, "\x89PNG", 4) == 0) {
-    return !Holds(data, bytes, "IEND", 4);
+    return !Holds(data, bytes, {'I', 'E', 'N', 'D'});
   }
   if (bytes >= 6 && data[0] == 'B' && data[1] == 'M') {
     const size_t said = data[2] | size_t{data[3]} << 8 | size_t{data[4]} << 16 | size_t{data[5]} << 24;
