@@ -33,8 +33,8 @@ def load_network(file: str, *, network_type: Optional[str] = None, face_format: 
 
     An .onnx file runs in ONNX Runtime. One of others, whose face format nothing tells, is recognised by its weights and
     runs in MindSpore. network_type: the backbone that the checkpoint must hold (None: any). face_format: overrides the
-    one in the metadata. backend: 'mindspore', 'onnx' for ONNX Runtime, or 'ncnn', in which export.py's .param files run.
-    Raises FileNotFoundError or ValueError.
+    one in the metadata. backend: 'mindspore', 'onnx' for ONNX Runtime, or 'ncnn', in which export.py's .param files
+    run. Raises FileNotFoundError or ValueError.
     """
     machine = device.set_up(device_target, device_id)
     if file.endswith('.onnx'):
