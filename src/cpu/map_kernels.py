@@ -8,8 +8,8 @@ import numpy as np
 from numba import njit
 
 from src.cpu.onednn import BLOCK, KEEP_KERNELS
-from src.cpu.vectors import (add, as_double, larger, load, multiply, multiply_add, smaller, splat, store,
-                             where_positive)
+from src.cpu.vectors import (add, as_double, divide, larger, load, multiply, multiply_add, nearest, power_of_two,
+                             smaller, splat, store, subtract, where_positive)
 
 RUN = 64                         # pixels that are summed in float32
 
@@ -32,20 +32,6 @@ def view(y: np.ndarray, scale: np.ndarray, shift: np.ndarray, slope: np.ndarray,
             for i in range(start, start + size, BLOCK):
                 z = multiply_add(load(a, i), s, t)
                 store(b, i, multiply_add(smaller(z, zero), w, larger(z, zero)))
-
-
-@njit(nogil=True, cache=KEEP_KERNELS)
-def add_view(y: np.ndarray, scale: np.ndarray, shift: np.ndarray, slope: np.ndarray, out: np.ndarray) -> None:
-    """out += act(scale * y + shift)."""
-    num, blocks, size = _sizes(y)
-    a, b, zero = y.reshape(-1), out.reshape(-1), splat(np.float32(0))
-    for n in range(num):
-        for c in range(blocks):
-            s, t, w = load(scale[c], 0), load(shift[c], 0), load(slope[c], 0)
-            start = (n * blocks + c) * size
-            for i in range(start, start + size, BLOCK):
-                z = multiply_add(load(a, i), s, t)
-                store(b, i, add(load(b, i), multiply_add(smaller(z, zero), w, larger(z, zero))))
 
 
 @njit(nogil=True, cache=KEEP_KERNELS)
@@ -240,3 +226,52 @@ def add_to(part: np.ndarray, total: np.ndarray) -> None:
     """total += part; flat arrays of whole blocks."""
     for i in range(0, len(total), BLOCK):
         store(total, i, add(load(total, i), load(part, i)))
+
+
+# exp(r) - 1 - r over r squared, |r| < ln(2) / 2, by powers of r from the highest (S. Moshier's Cephes)
+_EXP = tuple(map(np.float32, (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1,
+                              5.0000001201e-1)))
+
+
+@njit(nogil=True, cache=KEEP_KERNELS)
+def _sigmoid(z):
+    """Return 1 / (1 + exp(-z)) of a vector, within 2 units in the last place."""
+    one = splat(np.float32(1))
+    x = subtract(splat(np.float32(0)), larger(smaller(z, splat(np.float32(87))), splat(np.float32(-87))))
+    n = nearest(multiply(x, splat(np.float32(1.44269504))))
+    r = multiply_add(n, splat(np.float32(2.12194440e-4)), multiply_add(n, splat(np.float32(-0.693359375)), x))
+    p = splat(_EXP[0])
+    for k in range(1, 6):
+        p = multiply_add(p, r, splat(_EXP[k]))
+    p = add(multiply_add(multiply(p, r), r, r), one)
+    return divide(one, multiply_add(p, power_of_two(n), one))
+
+
+@njit(nogil=True, cache=KEEP_KERNELS)
+def silu(y: np.ndarray, scale: np.ndarray, shift: np.ndarray, out: np.ndarray) -> None:
+    """out = z * sigmoid(z), z = scale * y + shift."""
+    num, blocks, size = _sizes(y)
+    a, b = y.reshape(-1), out.reshape(-1)
+    for n in range(num):
+        for c in range(blocks):
+            s, t = load(scale[c], 0), load(shift[c], 0)
+            start = (n * blocks + c) * size
+            for i in range(start, start + size, BLOCK):
+                z = multiply_add(load(a, i), s, t)
+                store(b, i, multiply(z, _sigmoid(z)))
+
+
+@njit(nogil=True, cache=KEEP_KERNELS)
+def silu_grad(dout: np.ndarray, y: np.ndarray, scale: np.ndarray, shift: np.ndarray, dz: np.ndarray) -> None:
+    """dz = dout * the derivative of z * sigmoid(z)."""
+    num, blocks, size = _sizes(y)
+    g, a, b, one = dout.reshape(-1), y.reshape(-1), dz.reshape(-1), splat(np.float32(1))
+    for n in range(num):
+        for c in range(blocks):
+            s, t = load(scale[c], 0), load(shift[c], 0)
+            start = (n * blocks + c) * size
+            for i in range(start, start + size, BLOCK):
+                z = multiply_add(load(a, i), s, t)
+                share = _sigmoid(z)
+                slope = multiply(share, multiply_add(z, subtract(one, share), one))
+                store(b, i, multiply(load(g, i), slope))

@@ -255,7 +255,7 @@ class Executor:
         elif source is not None and node.op in ('relu', 'prelu') and source.act is None:
             self.views[node] = View(source.held, source.norm, node)
         else:
-            if node.op not in operations or node.op in ACTIVATIONS and source is not None:
+            if node.op not in operations or source is not None and node.op in set(ACTIVATIONS) - {'silu'}:
                 raise Untraceable(f'{node.op} of maps')
             operation = operations[node.op](self, node)
             self.operations.append(operation)

@@ -185,6 +185,67 @@ class Copy(Held):
         self.drop_terms()
 
 
+class Silu(Held):
+    """x * sigmoid(x), written: it costs too much to be computed by each who reads it."""
+
+    def __init__(self, run: Executor, node: Node):
+        super().__init__(run, node)
+        self.source, self.all_parts = run.views[node.inputs[0]], run.parts(2 * int(np.prod(self.shape[1:])))
+
+    def forward(self) -> None:
+        self.start()
+        source, (scale, shift, _) = self.source.held.maps, self.source.vectors()
+
+        def work(part, thread):
+            map_kernels.silu(source[part], scale, shift, self.maps[part])
+            self.written(part, thread)
+        self.run.parallel(self.all_parts, work)
+        self.finish()
+
+    def backward(self) -> None:
+        gradient, edge = self.gradient(), self.source.edge()
+        source, (scale, shift, _) = self.source.held.maps, self.source.vectors()
+
+        def work(part, thread):
+            dout = gradient(part, self.run.scratch('dy', self.maps, part))
+            map_kernels.silu_grad(dout, source[part], scale, shift, edge.array[part])
+            edge.written(part, thread)
+        self.run.parallel(self.all_parts, work)
+        edge.finish()
+        self.drop_terms()
+
+
+class Subsample(Held):
+    """Every `stride`-th pixel."""
+
+    def __init__(self, run: Executor, node: Node):
+        super().__init__(run, node)
+        self.source, self.stride = run.views[node.inputs[0]], node.settings['stride']
+        self.all_parts = run.parts(2 * int(np.prod(self.source.held.shape[1:])))
+
+    def forward(self) -> None:
+        self.start()
+        read, stride = self.source.reader(), self.stride
+
+        def work(part, thread):
+            x = read(part, self.run.scratch('x', self.source.held.maps, part))
+            self.maps[part] = x[:, :, ::stride, ::stride]
+            self.written(part, thread)
+        self.run.parallel(self.all_parts, work)
+        self.finish()
+
+    def backward(self) -> None:
+        gradient, edge, stride = self.gradient(), self.source.edge(), self.stride
+
+        def work(part, thread):
+            edge.array[part] = 0
+            edge.array[part][:, :, ::stride, ::stride] = gradient(part, self.run.scratch('dy', self.maps, part))
+            edge.written(part, thread)
+        self.run.parallel(self.all_parts, work)
+        edge.finish()
+        self.drop_terms()
+
+
 class Gate(Held):
     """Maps times a number an image and channel, a number an image, or a number for everything: (N, C, H, W)."""
 
@@ -266,5 +327,6 @@ def _refuse(run, node):
 OPERATIONS = {
     'copy': Copy, 'images': Data, 'noise': Data, 'data': Data, 'conv': _by_kind(Conv, Linear),
     'add': _by_kind(Add, _refuse), 'mul': _by_kind(Gate, FlatMask), 'flatten': Flatten, 'mean': Mean, 'linear': Linear,
-    'norm': _by_kind(_refuse, FlatNorm), **dict.fromkeys(ACTS, FlatAct),
+    'norm': _by_kind(_refuse, FlatNorm), **dict.fromkeys(ACTS, FlatAct), 'silu': _by_kind(Silu, FlatAct),
+    'subsample': _by_kind(Subsample, _refuse),
 }

@@ -131,3 +131,22 @@ def as_double(_: Any, a: Any) -> Any:
     def generate(context, builder, signature, args):
         return builder.fpext(args[0], _DOUBLE)
     return DOUBLE(a), generate
+
+
+@intrinsic
+def nearest(_: Any, a: Any) -> Any:
+    """The nearest whole numbers, as float32."""
+    def generate(context, builder, signature, args):
+        function = cgutils.get_or_insert_function(builder.module, ir.FunctionType(_SINGLE, [_SINGLE]),
+                                                  f'llvm.rint.v{BLOCK}f32')
+        return builder.call(function, args)
+    return SINGLE(a), generate
+
+
+@intrinsic
+def power_of_two(_: Any, a: Any) -> Any:
+    """2 ** a for whole numbers from -126 to 127."""
+    def generate(context, builder, signature, args):
+        exponent = builder.add(builder.fptosi(args[0], _WHOLE), ir.Constant(_WHOLE, [127] * BLOCK))
+        return builder.bitcast(builder.shl(exponent, ir.Constant(_WHOLE, [23] * BLOCK)), _SINGLE)
+    return SINGLE(a), generate

@@ -46,6 +46,8 @@ def drawn(shape, seed=0):
 
 @pytest.mark.parametrize('shape', SHAPES)
 def test_forward_and_gradients(shape):
+    if BLOCK == 8 and shape.picture and shape.kernel == (5, 5):
+        pytest.skip("oneDNN has no AVX2 kernel for the gradient of this weight: such a network takes MindSpore's path")
     x, weight, dy = drawn(shape)
     expected = convolved(x, weight, shape)
     forward, y = compiled('forward', shape, NUM), np.full_like(to_blocked(dy), np.nan)
@@ -120,3 +122,15 @@ def test_statistics_are_exact_where_the_mean_is_far_from_zero():
     mean = sums[0, 0] / count
     np.testing.assert_allclose(mean, y.mean((0, 2, 3), dtype=np.float64), rtol=1e-12)
     np.testing.assert_allclose(sums[1, 0] / count - mean ** 2, y.var((0, 2, 3), dtype=np.float64), rtol=1e-6)
+
+
+def test_silu_and_its_gradient():
+    (y, dout), (of_y, of_dout), (scale, shift, _), vectors = maps_and_vectors(2)
+    y[:, 0], of_y[:, 0, :, :, 0] = 60 * y[:, 0], 60 * of_y[:, 0, :, :, 0]       # far out on both sides
+    out, dz = np.empty_like(of_y), np.empty_like(of_y)
+    map_kernels.silu(of_y, *vectors[:2], out)
+    map_kernels.silu_grad(of_dout, of_y, *vectors[:2], dz)
+    z = scale * y + shift
+    share = 1 / (1 + np.exp(-z))
+    np.testing.assert_allclose(to_plain(out, CHANNELS), z * share, rtol=2e-6, atol=1e-6)
+    np.testing.assert_allclose(to_plain(dz, CHANNELS), dout * share * (1 + z * (1 - share)), rtol=2e-5, atol=1e-6)

@@ -17,7 +17,8 @@ from golden import LIMIT, arrays, inputs, network, relative  # noqa: E402
 
 pytestmark = pytest.mark.skipif(not onednn.is_available(), reason="no oneDNN 2 with fast kernels for this processor")
 KEYS = ['facexzoo_mobilefacenet', 'facexzoo_mobilefacenet_h4', 'arcface_torch_mbf', 'arcface_torch_r18',
-        'arcface_torch_r50', 'facexzoo_repvgg_a0']
+        'arcface_torch_r50', 'facexzoo_repvgg_a0', 'facexzoo_resnet50_irse', 'facexzoo_efficientnet_b0',
+        'facexzoo_tf_nas_a']
 
 
 @pytest.mark.parametrize('key', KEYS)
