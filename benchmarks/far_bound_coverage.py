@@ -148,7 +148,7 @@ def main():
     for name, (people, num_people) in designs.items():
         start = time.time()
         found = coverage(people, num_people, count)
-        worst = worst_coverage(people, num_people, count)
+        worst = worst_coverage(people, num_people, 5 * count)
         print(f"{name:<28}{found['num_pairs']:>4}{found['bound']:>8.3f}{found['threshold']:>11.3f}{worst:>8.3f}"
               f"{found['pairs']:>8.3f}{found['bootstrap']:>11.3f}{found['median_ratio']:>13.2f}"
               f"{time.time() - start:>5.0f}", flush=True)

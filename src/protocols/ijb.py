@@ -200,7 +200,7 @@ class OneToMany(Templates):
 
     def figures(self, runs: dict) -> list:
         return [(f'CMC, {self.title}, both galleries', curves.line_figure(runs, 'cmc', 'identification rate, %', 'rank',
-                                                                          of=self.name))]
+                                                                          of=self.name, xticks=[1, 5, 10, 15, 20]))]
 
 
 def _side(ids, pooled, file):
