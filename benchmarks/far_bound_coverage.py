@@ -140,7 +140,7 @@ def main():
     flags = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     flags.add_argument('--populations', type=int, default=1000)
     count = flags.parse_args().populations
-    designs = {'100 people, all pairs': (all_pairs(100), 100), '300 people, all pairs': (all_pairs(300), 300),
+    designs = {'100 people, all pairs': (all_pairs(100), 100), '200 people, all pairs': (all_pairs(200), 200),
                '3,000 listed pairs of 2,000': (listed_pairs(2000, 3000), 2000)}
     print(f"{count} populations each; how often the FAR was at most the bound, 95 % promised")
     print(f"{'test people':<28}{'n':>4}{'bound':>8}{'threshold':>11}{'worst':>8}{'pairs':>8}{'bootstrap':>11}"
