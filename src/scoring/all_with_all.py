@@ -107,6 +107,7 @@ def compare(probes: Vectors, gallery: Vectors, probe_people: np.ndarray, gallery
     larger, best = np.zeros(len(mates.scores), np.int64), np.full(len(probes.lengths), -np.inf)
     for rows, _, scores, *pair in _blocks(probes, gallery, probe_people, gallery_people, memory_mb, progress):
         _count(scores, rows, *pair, mates.starts[rows:], mates.scores, error, larger, best[rows:], counts)
+        del scores, pair                                     # before the next block is made
     _sum_within(larger, mates.starts)
     above = np.append(np.cumsum(counts.sum(0)[::-1])[::-1], 0)
     num_impostors = int(above[0])
@@ -126,11 +127,12 @@ def _scores_at(probes, gallery, probe_people, gallery_people, counts, above, ran
     for b in rank_bins(above, ranks):
         near[max(b - margin, 0):b + margin + 1] = True
     ends = np.cumsum(counts[:, near].sum(1))
-    _check_memory(12 * int(ends[-1]) / 2 ** 20, memory_mb, 'the pairs near the thresholds')
+    _check_memory(2 * 12 * int(ends[-1]) / 2 ** 20, memory_mb, 'the pairs near the thresholds')
     places = ends - counts[:, near].sum(1)
     bins, exact = np.empty(ends[-1], np.int32), np.empty(ends[-1])
     for rows, _, scores, *pair in _blocks(probes, gallery, probe_people, gallery_people, memory_mb, progress):
         _collect(scores, rows, *pair, near, bins, exact, places)
+        del scores, pair
     return kth_largest(bins, exact, above, ranks, margin)
 
 
@@ -183,6 +185,7 @@ def _blocks(probes: Vectors, gallery: Vectors, probe_people: np.ndarray, gallery
         for first in progress(range(0, len(gallery.lengths), num_columns)):
             right = _part(gallery, gallery_people, slice(first, first + num_columns))
             yield start, first, left_unit @ _unit32(*right[:2]).T, *left, *right     # (R, C)
+            del right
 
 
 def _part(side, people, rows):
