@@ -9,6 +9,7 @@ thresholds.json is what evaluate.py writes: each point has a threshold, and the 
 import argparse
 import os
 import sys
+import textwrap
 from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple, Optional
@@ -197,7 +198,7 @@ def pair_lines(result: dict) -> list:
     verdict = 'the same person' if result['same'] else 'two people'
     sign = '>=' if result['same'] else '<'
     return [f"{verdict}: similarity {result['similarity']:.6f} {sign} {result['threshold']:.6f}",
-            rates_text(result['rates'])]
+            *textwrap.wrap(rates_text(result['rates']), 80)]
 
 
 def gallery_lines(result: dict) -> list:
@@ -211,7 +212,7 @@ def gallery_lines(result: dict) -> list:
     first = result['people'][0]
     sign, verdict = ('>=', first['person']) if result['same'] else ('<', 'nobody of the gallery')
     lines.append(f"{verdict}: {first['similarity']:.6f} {sign} {result['threshold']:.6f}")
-    lines.append(rates_text(result['rates']))
+    lines += textwrap.wrap(rates_text(result['rates']), 80)
     if 'far' in result['rates']:
         far = min(1.0, result['rates']['far'] * result['gallery_pictures'])
         lines.append(f"A stranger is compared with {result['gallery_pictures']} pictures: accepted in up to "

@@ -209,3 +209,34 @@ def test_what_is_no_folder_of_people_is_one_line(tmp_path):
     np.save(tmp_path / 'x.npy', np.eye(2, dtype=np.float32))
     done = script('evaluate.py', '--protocol', 'own', '--root', tmp_path / 'one', '--features', tmp_path / 'x.npy')
     assert done.returncode == 2 and 'no genuine pair' in done.stderr
+
+
+def test_detected_faces(tmp_path, monkeypatch):
+    """With --detect a picture without a face is left out and named, and faces are aligned as the network needs."""
+    from src.data import detection
+    from src.data.face_format import face_format
+    from src.data.images import decode
+    from src.data.pictures import read_bytes
+    points = np.array([[90.0, 100], [130, 100], [110, 125], [95, 150], [125, 150]])
+
+    def find(image):
+        if not image.any():
+            raise ValueError('no face is found')
+        return points
+    monkeypatch.setattr(detection, 'detector_of', lambda name: find)
+    rng = np.random.default_rng(0)
+    for person in 'ab':
+        (tmp_path / person).mkdir()
+        for i in range(3):
+            photo = rng.integers(0, 256, (260, 240, 3)) * (person != 'b' or i != 2)
+            cv2.imwrite(str(tmp_path / person / f'{i}.png'), photo.astype(np.uint8))
+    cfg, kind = config(tmp_path, 'protocol.detect=true'), protocol('own')
+    names, labels = kind.images(cfg)
+    assert names == ['a/0.png', 'a/1.png', 'a/2.png', 'b/0.png', 'b/1.png'] and labels.tolist() == [0, 0, 0, 1, 1]
+    pictures = kind.pictures(cfg)
+    for name, shape in (('arcface', (112, 112, 3)), ('lightcnn', (128, 128))):
+        kind.check_faces(cfg, pictures, face_format(name))
+        assert decode(read_bytes(pictures[0]), face_format(name).colour).shape == shape
+    scored = kind.score(cfg, lambda wanted: rng.standard_normal((len(wanted), 8)))
+    assert scored.numbers['rejected'] == [['b/2.png', 'no face is found']]
+    assert '1 more without a face' in report.table(scored)
