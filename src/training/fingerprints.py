@@ -7,8 +7,8 @@
     held, reason = fingerprint.fingerprint_of('ckpt/best.ckpt')  # None and why, where nothing is known
 
 A folder's pictures are read once more, by one thread: 0.2 ms of CPU each, so 5 million take a quarter of an hour of one
-core and as long as the disk needs, beside a training of days. What has been hashed is kept in fingerprint.partial, where a run that goes on goes on.
-A pack of prepare.py pack brings its fingerprint along.
+core and as long as the disk needs, beside a training of days. What has been hashed is kept in fingerprint.partial,
+where a run that goes on goes on. A pack of prepare.py pack brings its fingerprint along.
 """
 import hashlib
 import os
