@@ -74,7 +74,8 @@ def score_figure(runs: dict, of: str = '') -> str:
         axes.hist(result['genuine'], bins, color=colour, alpha=0.45, label=f'{many}same person')
         axes.hist(result['impostor'], bins, color=colour, histtype='step', lw=1.4, label=f'{many}two people')
 
-    below = _lines(runs, draw, lambda axes: axes.figure.legend(loc='outside lower center', ncols=2))
+    columns = 2 if max(map(len, runs)) <= 12 or len(runs) == 1 else 1
+    below = _lines(runs, draw, lambda axes: axes.figure.legend(loc='outside lower center', ncols=columns))
     return svg_figure(below, 'pairs', 'cosine similarity', of=of)
 
 
