@@ -23,7 +23,8 @@ from src.cpu.trace import trace
 from src.cpu.training_graph import Executor, Held, View, maps
 from src.cpu.training_ops import Conv
 
-GROUP = 4                        # images that a thread takes through the network at once, at most
+GROUP = 4                        # images that a thread takes through a network of large filters at once, at most
+CACHED = 4 << 20                 # numbers of filters that stay in the cache: images go one by one then
 WORTH_HALVING = 8e6              # operations of a convolution that repay waking another thread
 
 
@@ -171,8 +172,8 @@ class InferenceNetwork:
         found = list(map(work, (0,)) if threads == 1 else _threads().map(work, range(threads)))
         return groups[0].finished(np.concatenate([rows for of_thread in found for rows in of_thread]))
 
-    @staticmethod
-    def group_size(num: int) -> int:
+    def group_size(self, num: int) -> int:
         """Return how many images a thread takes at once: a divisor of `num`, so that there is one size."""
-        largest = max(1, min(GROUP, num // threads_available()))
+        filters = sum(p.size for p in self.parameters if p.ndim == 4)
+        largest = max(1, min(1 if filters < CACHED else GROUP, num // threads_available()))
         return max(n for n in range(1, largest + 1) if num % n == 0)

@@ -34,6 +34,7 @@ def test_embedding_is_the_originals(key):
 def test_any_number_of_images(monkeypatch):
     """Groups of any size, each image by itself: a number does not depend on its neighbours."""
     monkeypatch.setattr(inference_graph, 'WORTH_HALVING', 0)
+    monkeypatch.setattr(inference_graph, 'CACHED', 0)
     embed = network_of(build_backbone('mobilefacenet_y1', init=Init('xavier', 1, 'CPU'), image_size=32))
     images = np.random.default_rng(0).uniform(-1, 1, (9, 3, 32, 32)).astype(np.float32)
     whole = embed(images)
