@@ -168,6 +168,65 @@ def test_a_full_disk_leaves_no_half_result(sanitized, mindir, inputs, tmp_path):
     assert not list((tmp_path / 'r').iterdir())
 
 
+def test_pictures_are_decoded_in_the_program(sanitized, synthetic, mindir, inputs, tmp_path):
+    """--images gives the features of the .bin way; --compare the cosine of two of them; wrong pictures are one line."""
+    folder = tmp_path / 'pictures'
+    cfg = get_config(dataset_path=str(synthetic))
+    names = LFW.images(cfg)[0][:5]
+    for name, path in zip(names, find_images(cfg.root_path, names)):
+        target = folder / image_id(name)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, target.with_suffix(os.path.splitext(path)[1]))
+    files = sorted(folder.rglob('*.*'))
+    on_cpu = ['--mindir_path', mindir, '--device_target', 'CPU', '--threads', '1']
+    out = ['--result_path', tmp_path / 'result', '--time_path', tmp_path / 'time']
+    done = sanitized(*on_cpu, '--images', folder, *out)
+    if 'built without OpenCV' in done.stderr:
+        pytest.skip('OpenCV is not there for C++ (libopencv-imgcodecs-dev, libopencv-imgproc-dev): pictures are not '
+                    'decoded in the program')
+    assert done.returncode == 0, done.stderr
+    ids, features = exchange.read_features(str(tmp_path / 'result' / 'features.bin'))
+    infer(sanitized, mindir, inputs, tmp_path / 'bins')
+    other_ids, others = exchange.read_features(str(tmp_path / 'bins' / 'result' / 'features.bin'))
+    assert sorted(ids) == sorted(image_id(name) for name in names)
+    wanted = others[[other_ids.index(name) for name in ids]]
+    assert np.abs(features - wanted).max() < 1e-4 * np.abs(wanted).max()
+    done = sanitized(*on_cpu, '--compare', files[0], files[1], '--threshold', '-1')
+    a, b = wanted[:2] / np.linalg.norm(wanted[:2], axis=1, keepdims=True)
+    assert done.stdout.endswith(', the same person\n') and abs(float(done.stdout.split()[1].strip(',')) - a @ b) < 2e-4
+    assert 'different people' in sanitized(*on_cpu, '--compare', files[0], files[1], '--threshold', '1').stdout
+    (folder / 'cut.jpg').write_bytes(files[0].read_bytes()[:900])
+    (tmp_path / 'empty').mkdir()
+    for arguments, message in ((['--images', folder], 'cut'), (['--images', tmp_path / 'empty'], 'no .jpg, .png or'),
+                               (['--compare', files[0]], 'needs two pictures'),
+                               (['--images', folder, '--threshold', '0.3'], '--threshold is for --compare'),
+                               (['--images', folder, '--dataset_path', inputs], 'three ways where faces come from')):
+        done = sanitized(*on_cpu, *arguments, *out)
+        assert done.returncode == 1 and message in done.stderr and done.stderr.count('\n') == 1, done.stderr
+
+
+@pytest.mark.parametrize('change, message', [
+    (lambda held: held['output'].update(shape=[1, 7]), 'its metadata say 7; export it again'),
+    (lambda held: held['input'].update(shape=[1, 1, 32, 32]), 'its metadata say 1024'),
+    (lambda held: held.update(face_format={'colour': 'green'}), 'does not tell the colour of the faces'),
+    (lambda held: held['face_format'].update(scale=0), 'does not tell the scale of the values')])
+def test_metadata_that_do_not_fit_the_model_are_one_line(sanitized, mindir, inputs, tmp_path, change, message):
+    shutil.copy(mindir, tmp_path / 'model.mindir')
+    held = json.loads(mindir.with_suffix('.json').read_text())
+    change(held)
+    (tmp_path / 'model.json').write_text(json.dumps(held))
+    done = infer(sanitized, tmp_path / 'model.mindir', inputs, tmp_path)
+    assert done.returncode == 1 and done.stderr.count('\n') == 1 and message in done.stderr, done.stderr
+
+
+def test_the_readers_stand_a_short_fuzzing(tmp_path):
+    done = subprocess.run(['bash', PROJECT / 'ascend310_infer' / 'fuzz' / 'run.sh', '2', tmp_path],
+                          capture_output=True, text=True)
+    if 'clang++ is not there' in done.stderr or 'libclang_rt' in done.stderr:
+        pytest.skip('clang++ with libFuzzer is not there (clang, libclang-rt-14-dev): the readers are not fuzzed')
+    assert done.returncode == 0 and done.stdout.count('no finding') == 4, done.stderr
+
+
 def result(folder, ids, features, head=None):
     head = head or f'lightcnn features 1 {len(ids)} {features.shape[1]}'
     text = head + '\n' + ''.join(f'{name}\n' for name in ids)
