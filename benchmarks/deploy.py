@@ -1,6 +1,6 @@
 """One checkpoint through every way to run it: the same LFW and BLUFR numbers, and how fast each is, in one run.
 
-    pip install "onnx<1.20" onnxruntime
+    pip install "onnx<1.20" onnxruntime ncnn
     python benchmarks/deploy.py --ckpt_file ckpt --dataset_path faces
 
 Claim: MINDIR in MindSpore, MINDIR (IR 1) in the C++ program and ONNX give LFW and BLUFR numbers within 0.02 points of
@@ -88,7 +88,8 @@ def main():
         def written(file, *arguments):
             name, suffix = os.path.splitext(file)
             command = [sys.executable, PROJECT / 'export.py', '--ckpt_file', network.file, '--file_name', work / name,
-                       '--dataset_path', args.dataset_path, '--file_format', suffix[1:].upper(), *arguments]
+                       '--dataset_path', args.dataset_path, '--file_format',
+                       suffix[1:].upper().replace('PARAM', 'NCNN'), *arguments]
             subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
             return str(work / file)
 
@@ -96,7 +97,9 @@ def main():
         files = {'MINDIR in MindSpore': written('new.mindir', *any_batch),
                  'MINDIR (IR 1) in C++': written('old.mindir', '--ir', '1'),
                  'ONNX Runtime': written('float.onnx', *any_batch),
-                 'ONNX Runtime, int8': written('int8.onnx', *any_batch, '--int8')}
+                 'ONNX Runtime, int8': written('int8.onnx', *any_batch, '--int8'),
+                 'ncnn': written('float.param'), 'ncnn, float16': written('half.param', '--storage', 'float16'),
+                 'ncnn, int8': written('int8.param', '--int8')}
         rows = {'MindSpore, checkpoint': (*in_python(network, paths), 0)}
         for label, file in files.items():
             if label.endswith('C++'):
@@ -104,7 +107,7 @@ def main():
             else:
                 exported = mindir_network(file, network) if file.endswith('.mindir') else api.load_network(file)
                 found = in_python(exported, paths)
-            rows[label] = (*found, os.path.getsize(file) / 2**20)
+            rows[label] = (*found, os.path.getsize(file.replace('.param', '.bin')) / 2**20)
     size = network.image_size
     print(f"{network.name} for {size}x{size} faces, {len(paths)} LFW images, {os.cpu_count()} cores")
     print(f"{'':22}{'images/s':>9}{'p50 ms':>8}{'MiB':>6}{'feature':>9}{'LFW':>8}{'BLUFR':>8}{'BLUFR':>7}")
