@@ -137,7 +137,8 @@ class Maker:
     def _record(self, row):
         faces = self.faces
         if hasattr(faces, 'names'):
-            return fingerprint.file_record(find_image(faces.root, faces.names[row]), faces.face)
+            picture = faces.pictures[row] if faces.pictures else find_image(faces.root, faces.names[row])
+            return fingerprint.file_record(picture, faces.face)
         try:
             image = faces.pack.face(row)                         # at its full size, unlike a training face
         except (OSError, ValueError):

@@ -2,6 +2,7 @@
 import json
 import os
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from conftest import run_in_process
 from src.data import fingerprint, lists, pack
 from src.data.face_format import face_format
 from src.data.fingerprint import fingerprint_of
+from src.data.recordio import write_records
 from src.dataset import open_faces
 from src.training import checkpoint, fingerprints
 from src.training.fingerprints import BASE, FILE, PARTIAL, Maker
@@ -92,6 +94,18 @@ def test_a_pack_gives_the_same_at_once(cfg, whole, tmp_path, monkeypatch):
     records = np.zeros(len(whole.pixels), fingerprint.RECORD)
     records['pixels'] = whole.pixels
     assert fingerprint.known_pictures(held, records, 'lightcnn').all()
+
+
+def test_records_give_the_same_pictures(cfg, whole, tmp_path):
+    """A .rec that lists itself: the bytes and what they show, no names."""
+    names, labels = lists.read_image_list(cfg.train_list)
+    write_records(str(tmp_path / 'train.rec'), labels, ((Path(cfg.data_path) / name).read_bytes() for name in names),
+                  people=False)
+    cfg.train_list = cfg.data_path = str(tmp_path / 'train.rec')
+    make(open_faces(cfg), tmp_path)
+    held = fingerprint.read(str(tmp_path / FILE))
+    assert np.array_equal(held.files, whole.files) and np.array_equal(held.pixels, whole.pixels)
+    assert (held.num_pictures, held.num_people) == (48, 6)
 
 
 def test_finetuning_carries_it_over(faces, whole, tmp_path):
