@@ -19,6 +19,12 @@ bool Holds(const uint8_t *data, size_t bytes, const std::vector<uint8_t> &mark) 
   return std::search(start, data + bytes, mark.begin(), mark.end()) != data + bytes;
 }
 
+// Whether the bytes start as a JPEG, PNG or BMP: OpenCV would try decoders of many other kinds on what comes from outside.
+bool IsKnown(const uint8_t *data, size_t bytes) {
+  return bytes >= 4 && ((data[0] == 0xff && data[1] == 0xd8 && data[2] == 0xff) ||
+                        std::memcmp(data, "\x89PNG", 4) == 0 || (data[0] == 'B' && data[1] == 'M'));
+}
+
 // Whether the end mark of a JPEG or PNG is missing, or a BMP is shorter than it says: OpenCV would fill the rest grey.
 bool IsCutOff(const uint8_t *data, size_t bytes) {
   if (bytes >= 2 && data[0] == 0xff && data[1] == 0xd8) {
@@ -72,6 +78,9 @@ const char *FaceOfPicture(const uint8_t *data, size_t bytes, char colour, int tr
                           uint8_t *pixels) {
   if (bytes == 0) {
     return "the file is empty";
+  }
+  if (!IsKnown(data, bytes)) {
+    return "not a JPEG, PNG or BMP picture";
   }
   if (IsCutOff(data, bytes)) {
     return "the picture is cut off";
