@@ -1,4 +1,4 @@
-"""Prepare faces and networks: align, pack, audit, import, zoo. `python prepare.py TOOL --help` shows how."""
+"""Prepare faces and networks: align, pack, audit, masks, import, zoo. `python prepare.py TOOL --help` shows how."""
 import argparse
 import importlib
 import sys
@@ -12,6 +12,7 @@ TOOLS = {
     'align': ('src.data.align', 'photographs to aligned faces'),
     'pack': ('src.data.pack', 'many small pictures to a few large files'),
     'audit': ('src.data.audit', 'what is wrong with a training list'),
+    'masks': ('src.data.masked_set', 'the same faces with masks on'),
     'import': ('src.weights.importing', "other people's weight files to a checkpoint"),
     'zoo': ('src.zoo', 'a table of all backbones'),
 }

@@ -21,7 +21,7 @@ import numpy as np
 from easydict import EasyDict as edict
 from tqdm import tqdm
 
-from src.data.augment import AUGMENTS
+from src.data.augment import AUGMENTS, put_masks
 from src.data.face_format import FaceFormat, check_formats, face_format
 from src.data.images import check_alignment, find_image, in_colour, is_root, listed_faces, read_face, resize
 from src.data.lists import check_train_labels, write_text
@@ -33,7 +33,7 @@ from src.device import Device
 
 EMBEDDING_SIZE = 256
 _NAMES = 100_000                 # names that are hashed at once
-_EPOCH, _STEP = 1, 2             # purpose of a random stream; 0 draws the initial weights
+_EPOCH, _STEP, _MASK = 1, 2, 5   # purpose of a random stream; 0 draws the initial weights, PeopleAndFaces has 3 and 4
 
 
 class PackedFaces:
@@ -241,7 +241,11 @@ class TrainingBatches:
         cfg, mine = self.cfg, self.mine
         rows = self.global_rows(step)[mine]
         rng = np.random.default_rng([cfg.seed, _STEP, int(step)])
-        faces = AUGMENTS[cfg.augment](self.faces.read(rows), cfg.image_size, rng, self.global_batch, mine)
+        faces = self.faces.read(rows)
+        if cfg.mask:                                     # numbers of their own: the others stay what they are without
+            mask_rng = np.random.default_rng([cfg.seed, _MASK, int(step)])
+            faces = put_masks(faces, cfg.mask, self.faces.face, mask_rng, self.global_batch, mine)
+        faces = AUGMENTS[cfg.augment](faces, cfg.image_size, rng, self.global_batch, mine)
         noise = rng.random((self.global_batch, self.noise_size), np.float32)[mine]
         images = planes(faces) if self.as_bytes else self.faces.face.to_input(faces)
         return images, self.faces.labels[rows], noise

@@ -76,6 +76,7 @@ lightcnn_cfg = edict({
     'image_size': 128,
     'resize_size': 144,
     'augment': 'crop_flip',          # 'strong': turn, scale, light, blur and an erased patch as well
+    'mask': 0.0,                     # share of training faces that get a mask (src/data/masks.py)
     'max_bad_images': 0.01,          # share of unreadable training images above which a run does not start
     'cache_images_mb': 1024,         # training sets up to this size stay in memory
     'num_workers': 2,                # threads that prepare batches
@@ -121,6 +122,7 @@ RANGES = {
     'resize_size': (16, 1152), 'save_checkpoint_steps': (1, 10**9), 'keep_checkpoint_max': (1, 10**6),
     'log_steps': (1, 10**9), 'sink_size': (1, 10**6), 'num_workers': (1, 1024), 'lr_decay_epochs': (1, 10**6),
     'dropout': (0.0, 0.99), 'momentum': (0.0, 0.999999), 'lr_decay': (0.0, 1.0), 'max_bad_images': (0.0, 1.0),
+    'mask': (0.0, 1.0),
     'adam_beta1': (0.0, 0.999999), 'adam_beta2': (0.0, 0.999999), 'adam_eps': (1e-30, 1.0),
     'mhlr_alpha': (0.0, 1.0), 'mhlr_beta': (1e-9, 1.0), 'mhlr_tau': (0.0, 1.0), 'mhlr_factor': (1.0, 1e6),
     'cosface_scale': (1.0, 1000.0), 'seed': (0, 2**31 - 1),

@@ -48,6 +48,23 @@ def test_ranks_share_what_one_process_sees(cfg, augment):
     assert all(np.array_equal(np.concatenate(p), w) for p, w in zip(zip(*parts), whole))
 
 
+@pytest.mark.parametrize('augment', ['crop_flip', 'strong'])
+def test_masks_are_numbers_of_their_own(cfg, augment):
+    """About the share of faces has a mask; all other numbers and faces stay what they are; ranks agree."""
+    cfg.augment, cfg.batch_size = augment, 8
+    plain, masked = [], []
+    for share, batches in ((0.0, plain), (0.4, masked)):
+        cfg.mask = share
+        batches += [TrainingBatches(FaceFolder(cfg), cfg)[step] for step in range(18)]
+    for one, other in zip(plain, masked):
+        assert np.array_equal(one[1], other[1]) and np.array_equal(one[2], other[2])
+    differs = [(a != b).any((1, 2, 3)) for one, other in zip(plain, masked) for a, b in [(one[0], other[0])]]
+    assert 0.4 - 0.21 < np.mean(differs) < 0.4 + 0.21            # of 144 draws, five standard deviations
+    cfg.batch_size = 2
+    parts = [TrainingBatches(FaceFolder(cfg), cfg, rank, 4)[3] for rank in range(4)]
+    assert all(np.array_equal(np.concatenate(p), w) for p, w in zip(zip(*parts), masked[3]))
+
+
 @pytest.mark.parametrize('in_halves', [False, True])
 def test_ranks_share_batches_of_people_and_faces(cfg, in_halves):
     cfg.faces_per_person = 2

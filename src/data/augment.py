@@ -8,6 +8,9 @@ b see what one rank of batch N * b does.
 import cv2
 import numpy as np
 
+from src.data.face_format import FaceFormat
+from src.data.masks import NUMBERS, alignment_points, draw_mask
+
 
 def crop_flip(faces: np.ndarray, size: int, rng: np.random.Generator, global_batch: int, mine: slice) -> np.ndarray:
     """(n, R, R[, 3]) -> (n, size, size[, 3]): a crop anywhere, mirrored or not."""
@@ -44,6 +47,17 @@ def _strong_one(face, normal, uniform, size):
         top, left = int(uniform[4] * (size - height)), int(uniform[8] * (size - width))
         out[top:top + height, left:left + width] = 255 * uniform[5] / 0.3
     return np.clip(out, 0, 255).astype(np.uint8)
+
+
+def put_masks(faces: np.ndarray, share: float, face: FaceFormat, rng: np.random.Generator, global_batch: int,
+              mine: slice) -> np.ndarray:
+    """Return training faces (n, R, R[, 3]) with a mask (src/data/masks.py) on about that share of them."""
+    masked = rng.random(global_batch)[mine] < share
+    numbers = rng.random((global_batch, NUMBERS))[mine]
+    points, out = alignment_points(face.alignment, faces.shape[1]), faces.copy()
+    for i in np.flatnonzero(masked):
+        out[i] = draw_mask(faces[i], points, numbers[i], colour=face.colour)
+    return out
 
 
 AUGMENTS = {'crop_flip': crop_flip, 'strong': strong}
