@@ -55,10 +55,10 @@ def test_two_faces_are_compared(network):
 def test_wrong_files_and_names_are_one_line(tmp_path, synthetic):
     with pytest.raises(FileNotFoundError, match='no such checkpoint'):
         api.load_network(str(tmp_path / 'none'), device_target='CPU')
-    with pytest.raises(ValueError, match="unknown protocol 'ijbc'; protocols: lfw, blufr"):
-        api.score('ijbc', np.ones((2, 2)), ['a', 'b'], get_config(dataset_path=str(synthetic)))
-    done = script('evaluate.py', '--protocol', 'ijbc', '--resume', tmp_path, '--dataset_path', synthetic)
-    assert done.returncode == 2 and "unknown protocol 'ijbc'" in done.stderr and done.stderr.count('\n') == 1
+    with pytest.raises(ValueError, match="unknown protocol 'nonsense'; protocols: lfw, blufr"):
+        api.score('nonsense', np.ones((2, 2)), ['a', 'b'], get_config(dataset_path=str(synthetic)))
+    done = script('evaluate.py', '--protocol', 'nonsense', '--resume', tmp_path, '--dataset_path', synthetic)
+    assert done.returncode == 2 and "unknown protocol 'nonsense'" in done.stderr and done.stderr.count('\n') == 1
 
 
 @pytest.fixture(scope='module')
