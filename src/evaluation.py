@@ -13,6 +13,7 @@ from src.certificate import certify
 from src.data import lists
 from src.protocols import PROTOCOLS, SETS, Protocol, protocol
 from src.protocols.lfw import LFW, threshold_for
+from src.protocols.lfw_variants import resolution_figure, resolution_lines
 from src.protocols.protocol import in_order
 from src.scoring import report
 from src.scoring.differences import differences, differences_table
@@ -59,6 +60,8 @@ def print_tables(runs: dict, between: list) -> None:
     if len(runs) == 1:
         for scored in runs.values():
             print('\n\n'.join(report.table(one) for one in scored.values()))
+            for line in resolution_lines(scored):
+                print(line)
         return
     print(report.runs_table({label: list(run.values()) for label, run in runs.items()}))
     print('\n' + differences_table(between))
@@ -98,7 +101,7 @@ def write_report(out_dir: str, runs: dict, cfg: edict, note: str = '', *, differ
     from src.scoring.page import write_page
     os.makedirs(out_dir, exist_ok=True)
     file = os.path.join(out_dir, 'report.html')
-    write_page(file, runs, cfg.root_path, note, differences)
+    write_page(file, runs, cfg.root_path, note, differences, further=resolution_figure(runs))
     print(f"report: {file}")
 
 

@@ -31,13 +31,16 @@ class Lfw(PairProtocol):
         features = features_of(names)
         rows, same = np.concatenate(pairs), np.arange(len(pairs[0]) + len(pairs[1])) < len(pairs[0])
         result = measure_pairs(features, rows, same, grid_folds=tenths(same), names=names)
-        people = _people(names, labels, pairs, cfg.lfw_img_list)
+        people = people_of_lfw(names, labels, pairs, cfg.lfw_img_list)
         warn_of_duplicates(features, names, people)
         return {**result, 'people': people[rows], 'person': people, 'people_known': True}
 
 
-def _people(names: list, labels: np.ndarray, pairs: tuple, file: str) -> np.ndarray:
-    """Return a number per person (N,): the labels, or where they contradict the pairs the persons in the names."""
+def people_of_lfw(names: list, labels: np.ndarray, pairs: tuple, file: str) -> np.ndarray:
+    """Return a number per person (N,): the labels, or where they contradict the pairs the persons in the names.
+
+    names, labels: of LFW's list. pairs: (genuine, impostor) rows (P, 2). file: of the list, for the warning.
+    """
     share = np.mean(labels[pairs[0][:, 0]] != labels[pairs[0][:, 1]])
     if share <= 0.05:                                            # LFW's own errata are less than 1 %
         return labels

@@ -25,15 +25,17 @@ NUM_WORST = 24
 _SHEET = 8                       # people and pictures a person on a contact sheet
 
 
-def write_page(file: str, runs: dict, image_root: str, note: str = '', differences: Sequence = ()) -> None:
+def write_page(file: str, runs: dict, image_root: str, note: str = '', differences: Sequence = (), *,
+               further: Sequence = ()) -> None:
     """Write the report of `runs`, {label: {protocol name: Scored}}; a run may lack a protocol.
 
     image_root: folder of the pictures; the page says so if they are missing. note: stands under the title.
-    differences: between the runs, of src.scoring.differences.
+    differences: between the runs, of src.scoring.differences. further: figures (title, SVG) of several protocols.
     """
     protocols = {scored.protocol.name: scored.protocol for run in runs.values() for scored in run.values()}
     by_protocol = {name: {label: run[name] for label, run in runs.items() if name in run} for name in protocols}
     figures = [figure for name, kind in protocols.items() for figure in kind.figures(by_protocol[name])]
+    figures += further
     notes = [(label, text) for label, run in runs.items() for scored in run.values() for text in (
         scored.protocol.note(scored.numbers), _training_set(scored)) if text]
     details = [(', '.join([title, scored.protocol.title] + [label] * (len(runs) > 1)), lines)
