@@ -18,9 +18,9 @@ from src.protocols.rfw import RFW
 
 PROTOCOLS = {
     'lfw': LFW,
+    'blufr': BLUFR,
     'lfw_masked': LFW_MASKED,
     'lfw_both_masked': LFW_BOTH_MASKED,
-    'blufr': BLUFR,
     'ijbb': IJBB,
     'ijbc': IJBC,
     'ijbb_1n': IJBB_1N,
