@@ -137,6 +137,14 @@ def train(cfg: edict, *, recipe: str = 'lightcnn9_ms1m', ckpt_dir: str = 'ckpt',
                finetune=finetune)
 
 
+def verify(card: str, dataset_path: str, *, own: Optional[edict] = None, finetune: Optional[str] = None,
+           device_target: str = 'auto', device_id: Optional[str] = None, run_distribute: bool = False) -> Any:
+    """Take the first steps of the training that wrote a card.json again; see src/training/repeat.py."""
+    machine = device.set_up(device_target, device_id, run_distribute)
+    from src.training.repeat import verify as repeat
+    return repeat(card, dataset_path, machine, own=own, finetune=finetune)
+
+
 def export(backbone: Any, name: str, *, file_format: str = 'MINDIR', batch_size: Optional[int] = 1,
            ir: Optional[int] = None, int8: bool = False, dataset_path: Optional[str] = None, storage: str = 'float32',
            normalise: bool = False, flip: bool = False, scaling: bool = False) -> dict:

@@ -15,7 +15,7 @@ from src.data import lists
 from src.data.synthetic import draw_face, write_dataset
 
 COMMANDS = {'train', 'evaluate', 'prepare', 'eval_lfw', 'eval_blufr', 'export', 'preprocess', 'postprocess',
-            'recognise'}
+            'recognise', 'verify'}
 # from the bottom up: a module imports from its own layer or a lower one, wherever the import stands
 LAYERS = [
     {'options', 'device', 'cores', 'lr_generator', 'data', 'scoring'},

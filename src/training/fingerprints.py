@@ -33,7 +33,7 @@ class Maker:
 
     def __init__(self, faces: Any, ckpt_dir: str):
         self.faces, self.ckpt_dir = faces, ckpt_dir
-        self.id = _list_id(faces)
+        self.id = list_id_of(faces)
         self.ids, self.complete, self.base = [self.id], True, None
         self._stop, self._thread = threading.Event(), None
 
@@ -146,7 +146,7 @@ class Maker:
         return fingerprint.record_of(None, image, faces.face, faces.pack.face_format.colour)
 
 
-def _list_id(faces: Any) -> str:
+def list_id_of(faces: Any) -> str:
     """Return what tells a training set from others: the sha256 of its list."""
     if hasattr(faces, 'pack'):
         held = lists.read_json(faces.list_file).get('list_sha256')

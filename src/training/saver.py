@@ -31,15 +31,17 @@ class Saver:
         self.step, self.batches, self.rates = step, batches, rates
         self.further, self.fingerprint = further or {}, None         # what else the metadata say
 
-    def save(self, done: int, name: Optional[str] = None) -> None:
-        """Save after `done` steps, as lightcnn-<epoch>_<step in epoch>.ckpt unless a name is given."""
+    def save(self, done: int, name: Optional[str] = None) -> Optional[str]:
+        """Save after `done` steps, as lightcnn-<epoch>_<step in epoch>.ckpt unless a name is given; return the file."""
         if not self.is_writer:
-            return
+            return None
         per_epoch = self.batches.steps_per_epoch
         epoch = 1 + (done - 1) // per_epoch
         numbered = f'lightcnn-{epoch}_{1 + (done - 1) % per_epoch}.ckpt'
-        checkpoint.save(os.path.join(self.ckpt_dir, name or numbered), self._parameters(), self._metadata(done))
+        file = os.path.join(self.ckpt_dir, name or numbered)
+        checkpoint.save(file, self._parameters(), self._metadata(done))
         checkpoint.remove_old(self.ckpt_dir, self.cfg.keep_checkpoint_max)
+        return file
 
     def _parameters(self) -> dict:
         state = {p.name: p for p in [*self.step.weights, *self.step.moments, *self.step.state]}

@@ -2,7 +2,8 @@
 
     train(cfg, device, recipe='lightcnn9_celebrities', ckpt_dir='ckpt')
 
-leaves lightcnn-<epoch>_<step>.ckpt with metadata, train_log.jsonl, training.png and bad_images.txt in ckpt_dir.
+leaves lightcnn-<epoch>_<step>.ckpt with metadata, card.json, train_log.jsonl, training.png and bad_images.txt in
+ckpt_dir.
 """
 import contextlib
 import math
@@ -16,6 +17,7 @@ from typing import NamedTuple, Optional
 from easydict import EasyDict as edict
 
 from src.config import RECIPES
+from src.data.digests import Listed
 from src.dataset import TrainingBatches, open_faces
 from src.device import Device
 from src.lr_generator import Rates, scale_lr
@@ -26,6 +28,7 @@ from src.training.guards import StopSignals, Watchdog, check_same_weights, take_
 from src.training.log import TrainLog, read_log
 from src.training.outputs import Output, step_outputs
 from src.training.plot import plot_training
+from src.training.reproduction import Card, reaches_mark
 from src.training.saver import Saver, load_for_finetuning, load_head
 from src.training.step import build_step
 
@@ -64,6 +67,7 @@ def train(cfg: edict, device: Device, recipe: str, ckpt_dir: str, *, resume: Opt
             maker = entered.enter_context(Maker(training.batches.faces, ckpt_dir))
             maker.begin(started_from, resumed=training.first > 0)
             training.saver.fingerprint = maker.link()
+        entered.enter_context(training.card).begin(training.first, training.batches.faces, started_from)
         stop = entered.enter_context(StopSignals(device.rank == 0))
         watchdog = entered.enter_context(Watchdog(cfg.hang_seconds, ckpt_dir))
         try:
@@ -81,6 +85,7 @@ class Training:
     def __init__(self, cfg: edict, device: Device, recipe: str, ckpt_dir: str, stage: Optional[Stage] = None):
         self.cfg, self.device, self.ckpt_dir, self.stage = cfg, device, ckpt_dir, stage
         faces = open_faces(cfg)
+        self.card = Card(ckpt_dir, cfg, recipe, device, Listed(faces), stage)
         self.num_bad = faces.check(cfg, ckpt_dir, device)
         wait_for_all(device)
         self.step = build_step(cfg, device)
@@ -154,12 +159,14 @@ class Training:
 
         def pause(done: int) -> bool:
             return bool(stop.number or self._saves(done) or self._evaluates(done, done - 1, eval_every) or
-                        self._compares(done, done - 1))
+                        self._compares(done, done - 1) or reaches_mark(done, done - 1, self.num_steps))
         for output in step_outputs(self.step, self.batches, self.rates, left, self.cfg, pause):
             before, self.done, self.settled = self.done, output.done, output.settled
             watchdog.alive()
             self._check_finite(output)
             self._take_in(output)
+            if output.settled and reaches_mark(self.done, before, self.num_steps):
+                self.card.weights(self.done, self.step)
             if self._compares(self.done, before):
                 check_same_weights(self.step, self.device, self.done)
             if stop.number and output.settled:
@@ -186,9 +193,14 @@ class Training:
     def save(self) -> None:
         """Save what this run has learnt, and draw its curves."""
         if self.done > self.first:
-            self.saver.save(self.done)
+            self._save_checkpoint()
             if self.log.is_writer:
                 plot_training(read_log(self.log.file), os.path.join(self.ckpt_dir, 'training.png'))
+
+    def _save_checkpoint(self) -> None:
+        saved = self.saver.save(self.done)
+        if saved:
+            self.card.checkpoint(saved, self.done, self.step)
 
     def _check_finite(self, output: Output) -> None:
         if output.updated and not math.isfinite(output.loss) or output.skipped > MAX_SKIPPED:
@@ -206,7 +218,7 @@ class Training:
 
     def _leave(self, number: int) -> None:
         """Save and end the process with the code that a signal stands for."""
-        self.saver.save(self.done)
+        self._save_checkpoint()
         self.log.say(f"{signal.Signals(number).name}: saved after {self.done} steps; go on with --resume auto")
         if self.device.rank_size > 1:
             os._exit(128 + number)               # the other ranks still wait in a collective: no orderly farewell
