@@ -3,12 +3,13 @@
 `set_up` is the first MindSpore call of every entry script. Nothing here imports MindSpore before it has to, so the
 modules that need none stay free of it.
 """
+import contextlib
 import ctypes
 import importlib.metadata
 import os
 import signal
 import sys
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Iterator, Mapping, MutableMapping
 from typing import Any, NamedTuple, Optional
 
 from src.cores import local_place, use_own_cores
@@ -78,6 +79,18 @@ def set_up(device_target: str = 'auto', device_id: Optional[str] = None, run_dis
     from mindspore.communication import get_group_size, get_rank, init
     init()
     return Device(target, int(os.environ.get('DEVICE_ID', get_rank())), get_rank(), get_group_size())
+
+
+@contextlib.contextmanager
+def step_by_step() -> Iterator:
+    """While it is entered, networks run operator by operator (PyNative), so that hooks of cells are called."""
+    import mindspore as ms
+    before = ms.get_context('mode')
+    ms.set_context(mode=ms.PYNATIVE_MODE)
+    try:
+        yield
+    finally:
+        ms.set_context(mode=before)
 
 
 def simulated(rank_size: int) -> Device:
