@@ -15,14 +15,14 @@ from src.data import lists
 from src.data.synthetic import draw_face, write_dataset
 
 COMMANDS = {'train', 'evaluate', 'prepare', 'eval_lfw', 'eval_blufr', 'export', 'preprocess', 'postprocess',
-            'recognise', 'verify'}
+            'recognise', 'verify', 'plan'}
 # from the bottom up: a module imports from its own layer or a lower one, wherever the import stands
 LAYERS = [
     {'options', 'device', 'cores', 'lr_generator', 'data', 'scoring'},
     {'cpu', 'initializers', 'backbone', 'lightcnn', 'backbones', 'heads', 'weights', 'dataset', 'embedding'},
     {'settings', 'recipes', 'config', 'cli'},
     {'training', 'protocols', 'deploy'},
-    {'evaluation', 'sources', 'certificate', 'recognition', 'api', 'zoo'},
+    {'evaluation', 'sources', 'certificate', 'recognition', 'api', 'zoo', 'plan'},
     {'compare', 'convert', 'get_list'},          # commands that stand in src
 ]
 NEED_NO_MINDSPORE = [
