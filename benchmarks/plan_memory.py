@@ -2,8 +2,8 @@
 
     python benchmarks/plan_memory.py LightCNN_9Layers softmax 79077 128      # network, head, people, batch
 
-Claim: within 10 % for LightCNN-9, MobileFaceNet, iresnet18 and iresnet34; a third too low for LightCNN-29 v2, whose maps
-MindSpore holds longer. Each network in a run of its own, about a minute.
+Claim: within 10 % for LightCNN-9, MobileFaceNet, iresnet18 and iresnet34; a third too low for LightCNN-29 v2. Each
+network in a run of its own, about a minute.
 """
 import argparse
 import multiprocessing
