@@ -84,6 +84,7 @@ lightcnn_cfg = edict({
     'save_checkpoint_steps': 60000,
     'keep_checkpoint_max': 40,
     'log_steps': 100,
+    'progress_file': '',             # 'progress.prom': the last log line for Prometheus too, in the checkpoints' folder
     'sink_size': 1,                  # steps per dataset sink on Ascend and GPU; 1: no sink
     'mixed_precision': 'auto',       # 'float16', 'bfloat16' or 'float32' on cards; 'auto': float16. The CPU: float32
     'sync_bn': False,                # BatchNorm with the statistics of all ranks' batches, not of each its own

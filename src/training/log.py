@@ -68,6 +68,9 @@ class TrainLog:
                  f"lr {row['lr']:.4g}, top-1 {100 * row['top1']:.1f} %, {row['images_per_s']:.1f} images/s, "
                  f"{duration(remaining)} left{watched_text(row)}")
         self.write(row)
+        if self.is_writer and self.cfg.progress_file:
+            write_text(os.path.join(os.path.dirname(self.file), self.cfg.progress_file), prometheus(
+                {**row, 'num_steps': self.num_steps, 'seconds_left': remaining, 'time': now}))
         self.losses, self.watched, self.hits, self.num_seen = [], [], 0.0, 0
         self.last_step, self.last_time = step, now
 
@@ -92,6 +95,15 @@ class TrainLog:
         if self.is_writer:
             with open(self.file, 'a', encoding='utf-8') as log:
                 log.write(json.dumps(row) + '\n')
+
+
+def prometheus(row: dict) -> str:
+    """Return the numbers of a row in Prometheus' text format, for the textfile collector of its node exporter."""
+    found = []
+    for name, value in row.items():
+        text = repr(float(value)) if math.isfinite(value) else 'NaN' if value != value else f"{'+-'[value < 0]}Inf"
+        found.append(f'# TYPE lightcnn_training_{name} gauge\nlightcnn_training_{name} {text}\n')
+    return ''.join(found)
 
 
 def watched_text(row: dict) -> str:

@@ -27,7 +27,7 @@ from src.training.stages import folder_of
 from src.training.trainer import Stage, Training
 
 # settings that say where files lie, how often something is written and how fast, and change no weight
-_NO_MATTER = (*PATH_KEYS, 'num_workers', 'cache_images_mb', 'log_steps', 'save_checkpoint_steps',
+_NO_MATTER = (*PATH_KEYS, 'num_workers', 'cache_images_mb', 'log_steps', 'progress_file', 'save_checkpoint_steps',
               'keep_checkpoint_max', 'check_every', 'hang_seconds', 'protocol_options', 'assume_format')
 
 
@@ -109,6 +109,7 @@ def settings_of(card: dict, dataset_path: str) -> edict:
         raise FileNotFoundError(f"--dataset_path {dataset_path}: no such folder")
     for key in PATH_KEYS:
         cfg[key] = located(cfg[key], dataset_path)
+    cfg.progress_file = ''                               # a card names no file that is written
     return cfg
 
 

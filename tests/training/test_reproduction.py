@@ -204,6 +204,13 @@ def test_cards_without_pictures_steps_or_ranks(carded, tmp_path):
             repeat.verify(*changed_card(carded, tmp_path, change), CPU)
 
 
+def test_a_card_names_no_file_that_is_written(carded):
+    out, faces = carded
+    card = card_of(out)
+    card['settings']['progress_file'] = str(out / 'written')
+    assert repeat.settings_of(card, str(faces)).progress_file == ''
+
+
 def test_files_are_looked_for_under_the_folder_only(tmp_path):
     (tmp_path / 'a' / 'train').mkdir(parents=True)
     assert repeat.located('/x/a/train', str(tmp_path)) == str(tmp_path / 'a' / 'train')

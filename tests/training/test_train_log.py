@@ -5,7 +5,7 @@ import re
 import pytest
 
 from src.config import get_config
-from src.training.log import WATCHED, TrainLog, duration, read_log
+from src.training.log import WATCHED, TrainLog, duration, prometheus, read_log
 from src.training.plot import panels_of, plot_training
 
 
@@ -27,6 +27,23 @@ def test_lines_for_people_and_machines(log, capsys):
     assert re.match(r'epoch time: [\d.]+ ms, per step time: [\d.]+ ms$', lines[2]) and len(lines) == 3
     rows = [(r['step'], r['epoch'], r['loss'], r['top1']) for r in read_log(one.file)]
     assert rows == [(2, 1, 3.0, 0.2), (4, 1, 2.0, 0.5)]
+
+
+def test_progress_for_prometheus(log, tmp_path):
+    one = log()
+    one.step(1, 4.0, 1, 0.01)
+    one.step(2, 2.0, 3, 0.01)
+    assert [path.name for path in tmp_path.iterdir()] == ['log.jsonl']           # by setting only
+    one.cfg.progress_file = 'progress.prom'
+    one.step(3, 1.0, 5, 0.01)
+    one.step(4, 3.0, 5, 0.01)
+    lines = (tmp_path / 'progress.prom').read_text().splitlines()
+    values = dict(line.split() for line in lines if line[0] != '#')
+    assert float(values['lightcnn_training_step']) == 4 and float(values['lightcnn_training_loss']) == 2
+    assert float(values['lightcnn_training_num_steps']) == 8 and float(values['lightcnn_training_seconds_left']) >= 0
+    assert all(re.match(r'# TYPE lightcnn_training_\w+ gauge$', line) for line in lines[::2])
+    assert 'x +Inf' in prometheus({'x': math.inf}) and 'x -Inf' in prometheus({'x': -math.inf})
+    assert 'x NaN' in prometheus({'x': math.nan})
 
 
 def test_what_is_watched_ends_the_line(log, capsys):
