@@ -41,8 +41,7 @@ def main():
     if unknown or not asked:
         raise ValueError(f"{args.hccn_conf}: has no address of device {', '.join(unknown) or '0'}; it has "
                          f"{', '.join(map(str, sorted(addresses))) or 'none'}")
-    server = args.server_ip or next((a for a in sorted(hccl.own_addresses()) if re.match(r'\d+\.(?!0\.0\.1)', a)),
-                                    '127.0.0.1')
+    server = args.server_ip or hccl.own_address()
     table = hccl.rank_table(server, {int(device): addresses[int(device)] for device in asked})
     write_text(args.out, json.dumps(table, indent=1) + '\n')
     hccl.read_rank_table(args.out)

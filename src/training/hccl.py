@@ -113,6 +113,14 @@ def is_this_host(server_id: str) -> bool:
     return server_id == name or _can_bind(server_id)
 
 
+def own_address() -> str:
+    """Return the IPv4 address by which other hosts reach this one, 127.0.0.1 where there is no network."""
+    with contextlib.suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect(('10.255.255.255', 1))                               # sends nothing: asks for the route only
+        return probe.getsockname()[0]
+    return '127.0.0.1'
+
+
 def _can_bind(address):
     """Only an address of this host can be bound; sends nothing."""
     try:

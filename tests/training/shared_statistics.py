@@ -41,9 +41,6 @@ class Norms(Backbone):
         return self.tail(self.bn(self.first(x)))
 
 
-BACKBONES['norms'] = Norms
-
-
 def batch(rows):
     """Return the rows of a batch of 8: faces of unlike brightness, so that halves have unlike statistics."""
     rng = np.random.default_rng(5)
@@ -62,6 +59,7 @@ def after_a_step(cfg, device):
 
 def settings(data, *more):
     """Return the settings of a run on the data set `data`."""
+    BACKBONES['norms'] = Norms
     return get_config('quickstart', [*SETTINGS, *more], str(data))
 
 
