@@ -44,7 +44,7 @@ def main() -> None:
         print(report.table(scored[name]))
         report.write_json(os.path.join(args.out, f'{name}.json'), scored[name].numbers)
     label = os.path.join(args.result_path, exchange.FEATURES)
-    report.write_thresholds(os.path.join(args.out, 'thresholds.json'), label, scored.values())
+    report.write_thresholds(os.path.join(args.out, 'thresholds.json'), {label: scored.values()})
     if args.report:
         write_report(args.report, {label: scored}, cfg)
 

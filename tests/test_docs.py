@@ -29,7 +29,7 @@ from src.training.optimizers import OPTIMIZERS
 # in reading order
 DOCS = ['README', *(f'docs/{name}' for name in ('data', 'train', 'cards', 'evaluate', 'deploy', 'zoo', 'results',
                                                 'extend'))]
-OURS = r'(?<=\s)(scripts/|(?:train|eval\w*|export|prepare|verify|plan)\.py|src/)(?=\S* |\S*$)'
+OURS = r'(?<=\s)(scripts/|(?:train|eval\w*|export|prepare|recognise|verify|plan)\.py|src/)(?=\S* |\S*$)'
 
 
 def text_of(document, language=''):

@@ -4,6 +4,7 @@
 
 BatchNorm is folded or a multiplication and an addition, a linear layer is a 1x1 convolution, a mean is a convolution
 of each map by itself, and Max-Feature-Map two convolutions of half the channels: Lite 2.0 has no Split for MINDIR.
+Concat has changed its form: GhostNet and ReXNet are refused.
 """
 from collections.abc import Callable
 
@@ -78,17 +79,6 @@ class Both(nn.Cell):
 
     def construct(self, inputs):
         return self.operator(inputs[0], inputs[1])
-
-
-class Joined(nn.Cell):
-    """Concatenation of any number of values."""
-
-    def __init__(self, axis: int):
-        super().__init__()
-        self.concat = ops.Concat(axis)
-
-    def construct(self, inputs):
-        return self.concat(inputs)
 
 
 class Part(nn.Cell):
@@ -252,7 +242,7 @@ def _two(operator: type) -> Callable:
 
 _CELLS: dict[str, Callable] = {
     'Conv': _conv_cell, 'Reshape': lambda graph, node: Reshape(_with_batch(graph.shapes[node.output])),
-    'MaxPool': _pool_cell, 'Concat': lambda graph, node: Joined(node['axis']),
+    'MaxPool': _pool_cell,
     'Add': _two(ops.Add), 'Sub': _two(ops.Sub), 'Mul': _two(ops.Mul), 'Max': _two(ops.Maximum),
     'PRelu': lambda graph, node: WithArray(ops.PReLU(), graph.constants[node.inputs[1]].reshape(-1)),
     'Relu': lambda graph, node: Each(ops.ReLU()), 'Relu6': lambda graph, node: Each(ops.ReLU6()),

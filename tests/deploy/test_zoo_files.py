@@ -127,8 +127,8 @@ def test_scaling_mirror_and_length_can_be_inside(file_format, inside, tmp_path):
         assert found.shape == (3, 24) and (not inside.normalise or np.allclose(np.linalg.norm(found, axis=1), 1, 1e-4))
 
 
-@pytest.mark.parametrize('name', ['mobilefacenet', 'iresnet18', 'repvgg_a0', 'efficientnet_b0', 'ghostnet',
-                                  'resnet50_irse', 'rexnet_1.0'])
+@pytest.mark.parametrize('name', ['mobilefacenet', 'iresnet18', 'repvgg_a0', 'efficientnet_b0',
+                                  'resnet50_irse'])
 def test_plain_operators_compute_the_network(name, tmp_path):
     network = lively(name, image_size=32)
     faces = faces_as_input(32, 2, face_format(network.face_format))
@@ -150,9 +150,16 @@ def test_what_ncnn_cannot_hold_is_said(tmp_path):
             export.export_backbone(network, str(tmp_path / 'm'), 'NCNN', **settings, **arguments)
     with pytest.raises(ValueError, match='--storage is for --file_format NCNN'):
         export.export_backbone(network, str(tmp_path / 'm'), 'ONNX', storage='float16', **settings)
-    with pytest.raises(ValueError, match='--ir 1: vit_t needs operators that MindSpore Lite 2.0 does not know'):
-        export.export_backbone(lively('vit_t', image_size=36), str(tmp_path / 'm'), 'MINDIR', ir=1,
-                               face=settings['face'], faces=faces_as_input(36, 1, face_format('arcface')))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize('name', ['vit_t', 'ghostnet', 'rexnet_1.0'])
+def test_what_lite_2_does_not_know_is_said(tmp_path, name):
+    network = lively(name, image_size=36 if name == 'vit_t' else 32)
+    face = face_format(network.face_format)
+    with pytest.raises(ValueError, match=f'--ir 1: {name} needs operators that MindSpore Lite 2.0 does not know'):
+        export.export_backbone(network, str(tmp_path / 'm'), 'MINDIR', ir=1, face=face,
+                               faces=faces_as_input(network.image_size, 1, face))
     assert not list(tmp_path.iterdir())
 
 
