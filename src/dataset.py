@@ -21,10 +21,11 @@ import numpy as np
 from easydict import EasyDict as edict
 from tqdm import tqdm
 
-from src.data.augment import AUGMENTS, put_masks
+from src.data.augment import AUGMENTS, LOW_QUALITY_SHARE, put_low_quality, put_masks
 from src.data.face_format import FaceFormat, check_formats, face_format
 from src.data.images import check_alignment, find_image, in_colour, is_root, listed_faces, read_face, resize
 from src.data.lists import check_train_labels, write_text
+from src.data.low_quality import KINDS
 from src.data.pack import Pack
 from src.data.pictures import pictures_of
 from src.data.recordio import open_records
@@ -33,7 +34,8 @@ from src.device import Device
 
 EMBEDDING_SIZE = 256
 _NAMES = 100_000                 # names that are hashed at once
-_EPOCH, _STEP, _MASK = 1, 2, 5   # purpose of a random stream; 0 draws the initial weights, PeopleAndFaces has 3 and 4
+# purpose of a random stream; 0 draws the initial weights, PeopleAndFaces has 3 and 4
+_EPOCH, _STEP, _MASK, _QUALITY = 1, 2, 5, 6
 
 
 class PackedFaces:
@@ -241,14 +243,27 @@ class TrainingBatches:
         cfg, mine = self.cfg, self.mine
         rows = self.global_rows(step)[mine]
         rng = np.random.default_rng([cfg.seed, _STEP, int(step)])
-        faces = self.faces.read(rows)
-        if cfg.mask:                                     # numbers of their own: the others stay what they are without
-            mask_rng = np.random.default_rng([cfg.seed, _MASK, int(step)])
-            faces = put_masks(faces, cfg.mask, self.faces.face, mask_rng, self.global_batch, mine)
-        faces = AUGMENTS[cfg.augment](faces, cfg.image_size, rng, self.global_batch, mine)
+        faces = self._augmented(self.faces.read(rows), step, rng)
         noise = rng.random((self.global_batch, self.noise_size), np.float32)[mine]
         images = planes(faces) if self.as_bytes else self.faces.face.to_input(faces)
         return images, self.faces.labels[rows], noise
+
+    def _augmented(self, faces: np.ndarray, step: int, rng: np.random.Generator) -> np.ndarray:
+        """Return this rank's faces with masks, augmented, of low quality, as the settings say.
+
+        Masks and low quality draw numbers of their own: all others are what they are without.
+        """
+        cfg, format_, place = self.cfg, self.faces.face, (self.global_batch, self.mine)
+        if cfg.mask:
+            mask_rng = np.random.default_rng([cfg.seed, _MASK, int(step)])
+            faces = put_masks(faces, cfg.mask, format_, mask_rng, *place)
+        faces = AUGMENTS[cfg.augment](faces, cfg.image_size, rng, *place)
+        share = cfg.low_quality or LOW_QUALITY_SHARE * (cfg.augment == 'low_quality')
+        if share:
+            strengths = {kind: cfg[f'low_quality_{kind}'] for kind in KINDS}
+            quality_rng = np.random.default_rng([cfg.seed, _QUALITY, int(step)])
+            faces = put_low_quality(faces, share, strengths, format_, quality_rng, *place)
+        return faces
 
 
 def planes(faces: np.ndarray) -> np.ndarray:

@@ -6,6 +6,7 @@ from easydict import EasyDict as edict
 
 from src.data.augment import AUGMENTS
 from src.data.face_format import FACE_FORMATS
+from src.data.low_quality import KINDS, STRONGEST
 from src.lr_generator import SCHEDULES, WARMUPS
 
 lightcnn_cfg = edict({
@@ -75,8 +76,16 @@ lightcnn_cfg = edict({
     'assume_format': '',             # of the pictures, overrides the one that their sizes imply
     'image_size': 128,
     'resize_size': 144,
-    'augment': 'crop_flip',          # 'strong': turn, scale, light, blur and an erased patch as well
+    'augment': 'crop_flip',          # 'strong': turn, scale, light, blur and an erased patch as well; 'low_quality'
     'mask': 0.0,                     # share of training faces that get a mask (src/data/masks.py)
+    'low_quality': 0.0,              # share of training faces of low quality; augment=low_quality: 0.5 unless given
+    'low_quality_occlusion': 1.0,    # how strong each kind of src/data/low_quality.py is: 0 never, 3 most
+    'low_quality_light': 1.0,
+    'low_quality_motion': 1.0,
+    'low_quality_scale': 1.0,
+    'low_quality_noise': 1.0,
+    'low_quality_grey': 1.0,
+    'low_quality_jpeg': 1.0,
     'max_bad_images': 0.01,          # share of unreadable training images above which a run does not start
     'cache_images_mb': 1024,         # training sets up to this size stay in memory
     'num_workers': 2,                # threads that prepare batches
@@ -123,7 +132,7 @@ RANGES = {
     'resize_size': (16, 1152), 'save_checkpoint_steps': (1, 10**9), 'keep_checkpoint_max': (1, 10**6),
     'log_steps': (1, 10**9), 'sink_size': (1, 10**6), 'num_workers': (1, 1024), 'lr_decay_epochs': (1, 10**6),
     'dropout': (0.0, 0.99), 'momentum': (0.0, 0.999999), 'lr_decay': (0.0, 1.0), 'max_bad_images': (0.0, 1.0),
-    'mask': (0.0, 1.0),
+    'mask': (0.0, 1.0), 'low_quality': (0.0, 1.0), **{f'low_quality_{kind}': (0.0, STRONGEST) for kind in KINDS},
     'adam_beta1': (0.0, 0.999999), 'adam_beta2': (0.0, 0.999999), 'adam_eps': (1e-30, 1.0),
     'mhlr_alpha': (0.0, 1.0), 'mhlr_beta': (1e-9, 1.0), 'mhlr_tau': (0.0, 1.0), 'mhlr_factor': (1.0, 1e6),
     'cosface_scale': (1.0, 1000.0), 'seed': (0, 2**31 - 1),

@@ -2,8 +2,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from easydict import EasyDict as edict
 
 from src.config import get_config
+from src.data.low_quality import KINDS
 from src.dataset import FaceFolder, TrainingBatches, check_images, prefetch
 
 
@@ -49,20 +51,36 @@ def test_ranks_share_what_one_process_sees(cfg, augment):
 
 
 @pytest.mark.parametrize('augment', ['crop_flip', 'strong'])
-def test_masks_are_numbers_of_their_own(cfg, augment):
-    """About the share of faces has a mask; all other numbers and faces stay what they are; ranks agree."""
+@pytest.mark.parametrize('setting', ['mask', 'low_quality'])
+def test_masks_and_low_quality_draw_numbers_of_their_own(cfg, augment, setting):
+    """About the share of faces is changed; all other numbers and faces stay what they are; ranks agree."""
     cfg.augment, cfg.batch_size = augment, 8
     plain, masked = [], []
     for share, batches in ((0.0, plain), (0.4, masked)):
-        cfg.mask = share
+        cfg[setting] = share
         batches += [TrainingBatches(FaceFolder(cfg), cfg)[step] for step in range(18)]
     for one, other in zip(plain, masked):
         assert np.array_equal(one[1], other[1]) and np.array_equal(one[2], other[2])
     differs = [(a != b).any((1, 2, 3)) for one, other in zip(plain, masked) for a, b in [(one[0], other[0])]]
-    assert 0.4 - 0.21 < np.mean(differs) < 0.4 + 0.21            # of 144 draws, five standard deviations
+    # 144 draws, five standard deviations; a face of low quality has none of six kinds with probability 0.65 ** 6
+    share = 0.4 if setting == 'mask' else 0.4 * (1 - 0.65 ** 6)
+    assert abs(np.mean(differs) - share) < 0.21
     cfg.batch_size = 2
     parts = [TrainingBatches(FaceFolder(cfg), cfg, rank, 4)[3] for rank in range(4)]
     assert all(np.array_equal(np.concatenate(p), w) for p, w in zip(zip(*parts), masked[3]))
+
+
+def test_low_quality_as_an_augmentation(cfg):
+    """It is crop_flip with half of the faces of low quality, or the share that is given, as strong as is said."""
+    def batch(*settings):
+        changed = edict({**cfg, **dict(settings)})
+        return TrainingBatches(FaceFolder(cfg), changed)[2][0]
+    plain, policy = batch(), batch(('augment', 'low_quality'))
+    assert np.array_equal(policy, batch(('low_quality', 0.5))) and not np.array_equal(policy, plain)
+    assert np.array_equal(batch(('augment', 'low_quality'), ('low_quality', 0.9)), batch(('low_quality', 0.9)))
+    off = [(f'low_quality_{kind}', 0.0) for kind in KINDS]
+    assert np.array_equal(batch(('augment', 'low_quality'), *off), plain)
+    assert not np.array_equal(batch(('low_quality', 0.9), *off, ('low_quality_light', 1.0)), plain)
 
 
 @pytest.mark.parametrize('in_halves', [False, True])

@@ -2,14 +2,17 @@
 
     faces = AUGMENTS['crop_flip'](faces, size, rng, global_batch, mine)         # uint8 in, uint8 out
 
+'low_quality' is crop_flip followed by `put_low_quality`; masks and low quality are settings of their own, too.
 Random numbers are drawn from `rng` for the whole global batch, of which `mine` is this rank's share: N ranks of batch
 b see what one rank of batch N * b does.
 """
+from collections.abc import Mapping
+
 import cv2
 import numpy as np
 
+from src.data import low_quality, masks
 from src.data.face_format import FaceFormat
-from src.data.masks import NUMBERS, alignment_points, draw_mask
 
 
 def crop_flip(faces: np.ndarray, size: int, rng: np.random.Generator, global_batch: int, mine: slice) -> np.ndarray:
@@ -53,11 +56,23 @@ def put_masks(faces: np.ndarray, share: float, face: FaceFormat, rng: np.random.
               mine: slice) -> np.ndarray:
     """Return training faces (n, R, R[, 3]) with a mask (src/data/masks.py) on about that share of them."""
     masked = rng.random(global_batch)[mine] < share
-    numbers = rng.random((global_batch, NUMBERS))[mine]
-    points, out = alignment_points(face.alignment, faces.shape[1]), faces.copy()
+    numbers = rng.random((global_batch, masks.NUMBERS))[mine]
+    points, out = masks.alignment_points(face.alignment, faces.shape[1]), faces.copy()
     for i in np.flatnonzero(masked):
-        out[i] = draw_mask(faces[i], points, numbers[i], colour=face.colour)
+        out[i] = masks.draw_mask(faces[i], points, numbers[i], colour=face.colour)
     return out
 
 
-AUGMENTS = {'crop_flip': crop_flip, 'strong': strong}
+def put_low_quality(faces: np.ndarray, share: float, strengths: Mapping, face: FaceFormat, rng: np.random.Generator,
+                    global_batch: int, mine: slice) -> np.ndarray:
+    """Return faces (n, S, S[, 3]), about that share of them of low quality (src/data/low_quality.py)."""
+    chosen = rng.random(global_batch)[mine] < share
+    numbers = rng.random((global_batch, low_quality.NUMBERS))[mine]
+    out = faces.copy()
+    for i in np.flatnonzero(chosen):
+        out[i] = low_quality.degrade(faces[i], numbers[i], strengths, colour=face.colour)
+    return out
+
+
+LOW_QUALITY_SHARE = 0.5          # of 'low_quality', where the setting of that name does not say another
+AUGMENTS = {'crop_flip': crop_flip, 'strong': strong, 'low_quality': crop_flip}
