@@ -21,7 +21,7 @@ import numpy as np
 from easydict import EasyDict as edict
 from tqdm import tqdm
 
-from src.data.augment import AUGMENTS, LOW_QUALITY_SHARE, put_low_quality, put_masks
+from src.data.augment import AUGMENTS, put_low_quality, put_masks
 from src.data.face_format import FaceFormat, check_formats, face_format
 from src.data.images import check_alignment, find_image, in_colour, is_root, listed_faces, read_face, resize
 from src.data.lists import check_train_labels, write_text
@@ -258,11 +258,10 @@ class TrainingBatches:
             mask_rng = np.random.default_rng([cfg.seed, _MASK, int(step)])
             faces = put_masks(faces, cfg.mask, format_, mask_rng, *place)
         faces = AUGMENTS[cfg.augment](faces, cfg.image_size, rng, *place)
-        share = cfg.low_quality or LOW_QUALITY_SHARE * (cfg.augment == 'low_quality')
-        if share:
+        if cfg.low_quality:
             strengths = {kind: cfg[f'low_quality_{kind}'] for kind in KINDS}
             quality_rng = np.random.default_rng([cfg.seed, _QUALITY, int(step)])
-            faces = put_low_quality(faces, share, strengths, format_, quality_rng, *place)
+            faces = put_low_quality(faces, cfg.low_quality, strengths, format_, quality_rng, *place)
         return faces
 
 

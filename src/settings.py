@@ -76,10 +76,10 @@ lightcnn_cfg = edict({
     'assume_format': '',             # of the pictures, overrides the one that their sizes imply
     'image_size': 128,
     'resize_size': 144,
-    'augment': 'crop_flip',          # 'strong': turn, scale, light, blur and an erased patch as well; 'low_quality'
+    'augment': 'crop_flip',          # 'strong': turn, scale, light, blur and an erased patch as well
     'mask': 0.0,                     # share of training faces that get a mask (src/data/masks.py)
-    'low_quality': 0.0,              # share of training faces of low quality; augment=low_quality: 0.5 unless given
-    'low_quality_occlusion': 1.0,    # how strong each kind of src/data/low_quality.py is: 0 never, 3 most
+    'low_quality': 0.0,              # share of training faces of low quality (src/data/low_quality.py)
+    'low_quality_occlusion': 1.0,    # how strong each kind is: 0 never, 3 most
     'low_quality_light': 1.0,
     'low_quality_motion': 1.0,
     'low_quality_scale': 1.0,

@@ -19,9 +19,9 @@ os.environ.setdefault('GLOG_v', '3')
 
 
 # files that take longest, in this order; started first, they do not keep one core busy at the end
-SLOW_FILES = ('test_docs.py', 'test_launch.py', 'test_resume.py', 'test_training.py', 'test_goldens_2.py',
-              'test_goldens_1.py', 'test_zoo_files.py', 'test_api.py', 'test_evaluation.py', 'test_deploy.py',
-              'test_fused_mfm.py')
+SLOW_FILES = ('test_docs.py', 'test_launch.py', 'test_hosts.py', 'test_zoo_files.py', 'test_every_head.py',
+              'test_head_ranks.py', 'test_resume.py', 'test_card_check.py', 'test_training.py', 'test_goldens_2.py',
+              'test_goldens_1.py', 'test_api.py', 'test_evaluation.py', 'test_deploy.py', 'test_fused_mfm.py')
 
 
 def pytest_collection_modifyitems(items):

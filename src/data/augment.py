@@ -2,7 +2,7 @@
 
     faces = AUGMENTS['crop_flip'](faces, size, rng, global_batch, mine)         # uint8 in, uint8 out
 
-'low_quality' is crop_flip followed by `put_low_quality`; masks and low quality are settings of their own, too.
+Masks and low quality are shares of the faces, settings of their own: `put_masks` before it, `put_low_quality` after it.
 Random numbers are drawn from `rng` for the whole global batch, of which `mine` is this rank's share: N ranks of batch
 b see what one rank of batch N * b does.
 """
@@ -74,5 +74,4 @@ def put_low_quality(faces: np.ndarray, share: float, strengths: Mapping, face: F
     return out
 
 
-LOW_QUALITY_SHARE = 0.5          # of 'low_quality', where the setting of that name does not say another
-AUGMENTS = {'crop_flip': crop_flip, 'strong': strong, 'low_quality': crop_flip}
+AUGMENTS = {'crop_flip': crop_flip, 'strong': strong}
