@@ -21,17 +21,24 @@ def _sizes(y):
 
 
 @njit(nogil=True, cache=KEEP_KERNELS)
+def _activated(z, slope):
+    """Return act(z) of a vector."""
+    zero = splat(np.float32(0))
+    return multiply_add(smaller(z, zero), slope, larger(z, zero))
+
+
+@njit(nogil=True, cache=KEEP_KERNELS)
 def view(y: np.ndarray, scale: np.ndarray, shift: np.ndarray, slope: np.ndarray, out: np.ndarray) -> None:
     """out = act(scale * y + shift)."""
     num, blocks, size = _sizes(y)
-    a, b, zero = y.reshape(-1), out.reshape(-1), splat(np.float32(0))
+    a, b = y.reshape(-1), out.reshape(-1)
     for n in range(num):
         for c in range(blocks):
             s, t, w = load(scale[c], 0), load(shift[c], 0), load(slope[c], 0)
             start = (n * blocks + c) * size
             for i in range(start, start + size, BLOCK):
                 z = multiply_add(load(a, i), s, t)
-                store(b, i, multiply_add(smaller(z, zero), w, larger(z, zero)))
+                store(b, i, _activated(z, w))
 
 
 @njit(nogil=True, cache=KEEP_KERNELS)
@@ -149,14 +156,14 @@ def gated(y: np.ndarray, scale: np.ndarray, shift: np.ndarray, slope: np.ndarray
           out: np.ndarray) -> None:
     """out = gate * act(scale * y + shift); gate: (N, C / BLOCK, BLOCK)."""
     num, blocks, size = _sizes(y)
-    a, b, zero = y.reshape(-1), out.reshape(-1), splat(np.float32(0))
+    a, b = y.reshape(-1), out.reshape(-1)
     for n in range(num):
         for c in range(blocks):
             s, t, w, g = load(scale[c], 0), load(shift[c], 0), load(slope[c], 0), load(gate[n, c], 0)
             start = (n * blocks + c) * size
             for i in range(start, start + size, BLOCK):
                 z = multiply_add(load(a, i), s, t)
-                store(b, i, multiply(g, multiply_add(smaller(z, zero), w, larger(z, zero))))
+                store(b, i, multiply(g, _activated(z, w)))
 
 
 @njit(nogil=True, cache=KEEP_KERNELS)
@@ -171,7 +178,7 @@ def gated_grad(dout: np.ndarray, y: np.ndarray, scale: np.ndarray, shift: np.nda
             start = (n * blocks + c) * size
             for i in range(start, start + size, BLOCK):
                 z, u = multiply_add(load(a, i), s, t), load(d, i)
-                total = multiply_add(u, multiply_add(smaller(z, zero), w, larger(z, zero)), total)
+                total = multiply_add(u, _activated(z, w), total)
                 store(b, i, multiply(g, u))
             store(dgate[n, c], 0, total)
 
@@ -187,7 +194,7 @@ def means(y: np.ndarray, scale: np.ndarray, shift: np.ndarray, slope: np.ndarray
             start = (n * blocks + c) * size
             for i in range(start, start + size, BLOCK):
                 z = multiply_add(load(a, i), s, t)
-                total = add(total, multiply_add(smaller(z, zero), w, larger(z, zero)))
+                total = add(total, _activated(z, w))
             store(out[n, c], 0, multiply(total, share))
 
 
@@ -209,7 +216,7 @@ def sum_of_views(y: np.ndarray, scale: np.ndarray, shift: np.ndarray, slope: np.
                  scale_2: np.ndarray, shift_2: np.ndarray, slope_2: np.ndarray, out: np.ndarray) -> None:
     """out = the sum of two views."""
     num, blocks, size = _sizes(y)
-    a, d, b, zero = y.reshape(-1), other.reshape(-1), out.reshape(-1), splat(np.float32(0))
+    a, d, b = y.reshape(-1), other.reshape(-1), out.reshape(-1)
     for n in range(num):
         for c in range(blocks):
             s, t, w = load(scale[c], 0), load(shift[c], 0), load(slope[c], 0)
@@ -217,8 +224,7 @@ def sum_of_views(y: np.ndarray, scale: np.ndarray, shift: np.ndarray, slope: np.
             start = (n * blocks + c) * size
             for i in range(start, start + size, BLOCK):
                 z, u = multiply_add(load(a, i), s, t), multiply_add(load(d, i), s2, t2)
-                store(b, i, add(multiply_add(smaller(z, zero), w, larger(z, zero)),
-                                multiply_add(smaller(u, zero), w2, larger(u, zero))))
+                store(b, i, add(_activated(z, w), _activated(u, w2)))
 
 
 @njit(nogil=True, cache=KEEP_KERNELS)

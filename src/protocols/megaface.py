@@ -9,15 +9,13 @@ them: each is replaced by the centre of its person, which makes it nearly always
 import os
 from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache, partial
-from typing import Any, Optional
+from typing import Any
 
 import numpy as np
 from easydict import EasyDict as edict
 from tqdm import tqdm
 
 from src.data import megaface
-from src.data.images import find_image, find_images
-from src.data.pictures import AnyPicture
 from src.options import Option
 from src.protocols.protocol import Protocol, numbers_of, plain_comparison
 from src.scoring import curves
@@ -32,7 +30,7 @@ RANKS = (1, 5, 10, 100)
 class MegaFaceProtocol(Protocol):
     """Every pair of pictures of a person: is the mate nearer to the probe than all distractors?"""
 
-    name, title = 'megaface', 'MegaFace'
+    name, title, lists_lfw = 'megaface', 'MegaFace', False
     OPTIONS: Mapping = {
         'distractors': Option(1_000_000, 1, 1 << 40, 'the first so many distractors of the list'),
         'keep_noise': Option(False, meaning='do not leave out what the noise lists name'),
@@ -61,15 +59,6 @@ class MegaFaceProtocol(Protocol):
         sets = self.sets(cfg)
         people = np.unique(sets.people, return_inverse=True)[1]
         return [*sets.probes, *sets.distractors], np.append(people, np.full(len(sets.distractors), -1))
-
-    def pictures(self, cfg: edict) -> list:
-        return find_images(self.root(cfg), self.images(cfg)[0])
-
-    def picture(self, cfg: edict, name: str) -> Optional[AnyPicture]:
-        return find_image(self.root(cfg), name)
-
-    def key(self, name: str) -> str:
-        return f'megaface\n{name}'
 
     def score(self, cfg: edict, features_of: Callable) -> Scored:
         """Return the `Scored` of all probes and distractors."""

@@ -18,7 +18,7 @@ from easydict import EasyDict as edict
 from src.data.detection import DETECTORS, DetectedFaces
 from src.data.face_format import FaceFormat
 from src.data.fingerprint import person_in
-from src.data.images import find_image, find_images
+from src.data.images import find_images
 from src.data.lists import MAX_JSON_BYTES
 from src.data.pairs import read_pairs
 from src.data.people import pairs_of, read_people
@@ -38,7 +38,7 @@ MAX_SCORES = MAX_JSON_BYTES // 1000      # pairs whose scores still go into the 
 class Own(PairProtocol):
     """Folders of people, aligned faces or photographs."""
 
-    name, title = 'own', 'Own pictures'
+    name, title, lists_lfw = 'own', 'Own pictures', False
     OPTIONS = {
         **PairProtocol.OPTIONS,
         'pairs': Option('', None, None, 'score the pairs of this list (two paths and an answer) instead of all'),
@@ -61,14 +61,11 @@ class Own(PairProtocol):
 
     def pictures(self, cfg: edict) -> list:
         names, source = self.images(cfg)[0], self._source(cfg)
-        return [source.picture(name) for name in names] if source else find_images(self.root(cfg), names)
+        return [source.picture(name) for name in names] if source else super().pictures(cfg)
 
     def picture(self, cfg: edict, name: str) -> Optional[AnyPicture]:
         source = self._source(cfg)
-        return source.picture(name) if source else find_image(self.root(cfg), name)
-
-    def key(self, name: str) -> str:
-        return f'own\n{name}'
+        return source.picture(name) if source else super().picture(cfg, name)
 
     def check_faces(self, cfg: edict, pictures: Sequence, face: FaceFormat) -> None:
         """Align detected faces as `face` needs; of others check that they are."""

@@ -40,6 +40,8 @@ def is_set(name: str) -> bool:
 class PairSet(PairProtocol):
     """Pairs of a .bin file, a pair list or a named set; the file is read when it is first asked for."""
 
+    lists_lfw = False
+
     def __init__(self, name: str):
         self.name = name
         self.title = SETS.get(name) or os.path.splitext(os.path.basename(os.path.normpath(name)))[0] or name
@@ -61,9 +63,6 @@ class PairSet(PairProtocol):
             return find_image(self._root(cfg), name)
         except FileNotFoundError:
             return None
-
-    def key(self, name: str) -> str:
-        return f'{self.name}\n{name}'
 
     def root(self, cfg: edict) -> str:
         return os.path.dirname(self._file(cfg)) if self._load(cfg)[1] else self._root(cfg)

@@ -18,14 +18,15 @@ class Protocol:
     """One protocol of the field: lists and files in; scores, table rows, curves and JSON out.
 
     A subclass sets `name` (of --protocol) and `title`, and defines `images`, `score`, `lines`, `summary`, `figures`,
-    `comparison` and `comparable`. One whose pictures are not LFW's also defines `pictures`, `picture` and `key`, and
-    `root` if its folder may say what the faces are. Its own settings stand in `OPTIONS`: each becomes a flag of
-    evaluate.py, and `options(cfg)` gives their values. `numbers` are in percent and become the JSON; an interval is
-    (lowest, highest) of 95 %, (None, None) where there is none.
+    `comparison` and `comparable`. One whose pictures are not LFW's sets `lists_lfw` to False and defines `root`, and
+    `pictures` and `picture` where they are not files below that folder. Its own settings stand in `OPTIONS`: each
+    becomes a flag of evaluate.py, and `options(cfg)` gives their values. `numbers` are in percent and become the JSON;
+    an interval is (lowest, highest) of 95 %, (None, None) where there is none.
     """
 
     name = title = ''
     OPTIONS: Mapping = {}        # {name: src.options.Option}: --NAME, or --set protocol.NAME=VALUE
+    lists_lfw = True             # whether its images are LFW's
     paired_test = 'bootstrap over people'        # of `comparison`; '' for none
 
     def images(self, cfg: edict) -> tuple:
@@ -43,18 +44,19 @@ class Protocol:
 
     def pictures(self, cfg: edict) -> list:
         """Return the picture (src.data.pictures) of each name of `images`; FileNotFoundError counts missing ones."""
-        return find_images(cfg.root_path, self.images(cfg)[0])
+        return find_images(self.root(cfg), self.images(cfg)[0])
 
     def picture(self, cfg: edict, name: str) -> Optional[AnyPicture]:
         """Return the picture of one name for the report, None if it is missing."""
-        return find_image(cfg.root_path, name)
+        return find_image(self.root(cfg), name)
 
     def key(self, name: str) -> str:
-        """Return what tells this image from those of all protocols; here a name without folder and extension.
+        """Return what tells this image from those of all protocols.
 
-        Protocols that list the same images share their keys, and so their rows of features.
+        Protocols that list the same images share their keys, and so their rows of features: of LFW's, the name without
+        folder and extension.
         """
-        return image_id(name)
+        return image_id(name) if self.lists_lfw else f'{self.name}\n{name}'
 
     def check_faces(self, cfg: edict, pictures: Sequence, face: FaceFormat) -> None:
         """Raise ValueError if the pictures are aligned in another way than `face` needs; assume_format overrides."""

@@ -13,9 +13,7 @@ from typing import Optional
 import numpy as np
 from easydict import EasyDict as edict
 
-from src.data.images import find_image, find_images
 from src.data.pairs import Pairs, read_pairs
-from src.data.pictures import AnyPicture
 from src.protocols.pairs import PairProtocol, measure_pairs
 from src.scoring import groups as grouping
 from src.scoring import metrics
@@ -29,7 +27,7 @@ _DATA = ('', 'data', os.path.join('images', 'test', 'data'), os.path.join('test'
 class Rfw(PairProtocol):
     """All pairs of the four sets, and each set by itself."""
 
-    name, title = 'rfw', 'RFW'
+    name, title, lists_lfw = 'rfw', 'RFW', False
 
     def __init__(self):
         self._held: Optional[tuple] = None
@@ -47,15 +45,6 @@ class Rfw(PairProtocol):
         if found is None:
             raise FileNotFoundError(f"{base}: no folder with {', '.join(GROUPS)} in it (--root_path)")
         return found
-
-    def pictures(self, cfg: edict) -> list:
-        return find_images(self.root(cfg), self.images(cfg)[0])
-
-    def picture(self, cfg: edict, name: str) -> Optional[AnyPicture]:
-        return find_image(self.root(cfg), name)
-
-    def key(self, name: str) -> str:
-        return f'rfw\n{name}'
 
     def groups(self, cfg: edict) -> grouping.Groups:
         """Return the four sets as groups; --groups divides the people in another way."""
