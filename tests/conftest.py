@@ -113,6 +113,26 @@ def script(name, *arguments, **kwargs):
                           cwd=kwargs.pop('cwd', SCRATCH), timeout=600, **kwargs)
 
 
+def on_two_ranks(program, out, *arguments):
+    """Run a Python file as two CPU ranks under the launcher, with the folder `out` and further arguments."""
+    code = ("import sys; from src.training import launch; "
+            f"sys.exit(launch.run(launch.cluster(2, [(0, 0), (1, 1)], '127.0.0.1'), sys.argv[1:], {str(out)!r}))")
+    done = subprocess.run([sys.executable, '-c', code, sys.executable, '-u', *map(str, (program, out, *arguments))],
+                          capture_output=True, text=True, timeout=900, cwd=out,
+                          env={**os.environ, 'PYTHONPATH': str(PROJECT)})
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+
+
+@pytest.fixture
+def eager():
+    """Networks run operator by operator: compiling the graph of one that runs once would take longer."""
+    import mindspore as ms
+    before = ms.get_context('mode')
+    ms.set_context(mode=ms.PYNATIVE_MODE)
+    yield
+    ms.set_context(mode=before)
+
+
 LIGHTCNNS = ('LightCNN_9Layers', 'LightCNN_29Layers', 'LightCNN_29Layers_v2')
 
 

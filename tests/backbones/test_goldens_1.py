@@ -14,14 +14,7 @@ TRAINING = [('facexzoo_mobilefacenet', 'conv1.conv.weight', 'conv1.bn', 'bn'),
             ('arcface_torch_r50', 'conv1.weight', 'bn1', 'features')]
 
 
-@pytest.fixture(autouse=True)
-def eager():
-    """These networks run once each: compiling a graph would take longer."""
-    import mindspore as ms
-    before = ms.get_context('mode')
-    ms.set_context(mode=ms.PYNATIVE_MODE)
-    yield
-    ms.set_context(mode=before)
+pytestmark = pytest.mark.usefixtures('eager')
 
 
 @pytest.mark.parametrize('key', KEYS)

@@ -26,14 +26,6 @@ TRAINING = [('facexzoo_mobilefacenet', 'conv1.conv.weight', 'conv1.bn', 'bn'),
 FAST = ['mobilefacenet', 'mobilefacenet_y1', 'mbf', 'iresnet18', 'repvgg_a0', 'efficientnet_b0', 'tf_nas_a']
 
 
-@pytest.fixture
-def eager():
-    before = ms.get_context('mode')
-    ms.set_context(mode=ms.PYNATIVE_MODE)
-    yield
-    ms.set_context(mode=before)
-
-
 @pytest.mark.parametrize('key, first, first_norm, last_norm', TRAINING)
 def test_a_training_step_is_the_originals(key, first, first_norm, last_norm, eager):
     out, gradient, backbone = training_pass(key, first, target='CPU')

@@ -1,13 +1,10 @@
 """A head of every kind through the real trainer: killed and resumed, and two ranks against one."""
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import PROJECT, run_in_process, weights_of
+from conftest import on_two_ranks, run_in_process, weights_of
 from every_head import KINDS, settings, staged_settings
 
 from src.config import stage_configs
@@ -21,13 +18,7 @@ from src.training.stages import train_stages
 def two_ranks(synthetic, tmp_path_factory):
     """The folder of the trainings of two ranks with batch 4, one process after the other for all heads."""
     out = tmp_path_factory.mktemp('two')
-    code = ("import sys; from src.training import launch; "
-            f"sys.exit(launch.run(launch.cluster(2, [(0, 0), (1, 1)], '127.0.0.1'), sys.argv[1:], {str(out)!r}))")
-    program = Path(__file__).with_name('every_head.py')
-    done = subprocess.run([sys.executable, '-c', code, sys.executable, '-u', str(program), str(out), str(synthetic)],
-                          capture_output=True, text=True, timeout=900, cwd=out,
-                          env={**os.environ, 'PYTHONPATH': str(PROJECT)})
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    on_two_ranks(Path(__file__).with_name('every_head.py'), out, synthetic)
     return out
 
 

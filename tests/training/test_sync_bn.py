@@ -1,14 +1,11 @@
 """sync_bn: BatchNorm over the batches of all ranks is BatchNorm over the whole batch, forward, backward and running."""
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import mindspore as ms
 import numpy as np
 import pytest
 import shared_statistics
-from conftest import PROJECT, run_in_process, weights_of
+from conftest import on_two_ranks, run_in_process, weights_of
 from mindspore import nn
 
 from src.device import Device
@@ -24,13 +21,7 @@ LIMIT = 2e-5                     # of the largest entry: sums of up to 1,024 ter
 def ranks(synthetic, tmp_path_factory):
     """The folder in which two ranks left what they computed."""
     out = tmp_path_factory.mktemp('shared')
-    code = ("import sys; from src.training import launch; "
-            f"sys.exit(launch.run(launch.cluster(2, [(0, 0), (1, 1)], '127.0.0.1'), sys.argv[1:], {str(out)!r}))")
-    program = Path(__file__).with_name('shared_statistics.py')
-    done = subprocess.run([sys.executable, '-c', code, sys.executable, '-u', str(program), str(out), str(synthetic)],
-                          capture_output=True, text=True, timeout=600, cwd=out,
-                          env={**os.environ, 'PYTHONPATH': str(PROJECT)})
-    assert done.returncode == 0, done.stdout + done.stderr
+    on_two_ranks(Path(__file__).with_name('shared_statistics.py'), out, synthetic)
     return out
 
 

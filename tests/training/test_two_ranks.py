@@ -1,24 +1,15 @@
 """Two CPU ranks on the path of cards: overflows of one are those of all, gradients in buckets, BatchNorm."""
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from conftest import PROJECT
+from conftest import on_two_ranks
 
 @pytest.fixture(scope='module')
 def ranks(synthetic, tmp_path_factory):
     """What two_ranks.py saw on each rank."""
     out = tmp_path_factory.mktemp('ranks')
-    code = ("import sys; from src.training import launch; "
-            f"sys.exit(launch.run(launch.cluster(2, [(0, 0), (1, 1)], '127.0.0.1'), sys.argv[1:], {str(out)!r}))")
-    program = Path(__file__).with_name('two_ranks.py')
-    done = subprocess.run([sys.executable, '-c', code, sys.executable, '-u', str(program), str(out), str(synthetic)],
-                          capture_output=True, text=True, timeout=600, cwd=out,
-                          env={**os.environ, 'PYTHONPATH': str(PROJECT)})
-    assert done.returncode == 0, done.stdout + done.stderr
+    on_two_ranks(Path(__file__).with_name('two_ranks.py'), out, synthetic)
     return [json.loads((out / f'rank_{rank}.json').read_text()) for rank in range(2)]
 
 
