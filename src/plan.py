@@ -26,10 +26,10 @@ GIB = 2 ** 30
 JPEG_BYTES = {'grey': 6426 / 144 ** 2, 'colour': 4449 / 112 ** 2}              # a pixel
 SHARD_FACES, SHARD_BYTES = 50_000, 2 ** 24 + 2 ** 25                           # header and the page of labels
 FACE_BYTES, INDEX_BYTES, PAGE = 8, 80, 2 ** 25                                 # of a face, beside its own
-LIST_BYTES = 120                 # of a training list in memory, a line: measured with 5,049,824
-# Python and MindSpore 0.45 GiB; the compiled step, its kernels and the pools of memory 0.70: measured with LightCNN-9
+LIST_BYTES = 120                 # of a training list in memory, a line: fitted to one with 5,049,824
+# Python, MindSpore, the compiled step, its kernels and pools of memory: fitted to trainings of LightCNN-9
 PROGRAM = int(1.15 * GIB)
-COPIES = 7                       # of the weights: packed for two passes, gradients of threads: measured with iresnet18
+COPIES = 7                       # of the weights, packed for the executor and for its threads: fitted to iresnet18
 FUSED = ('LightCNN_9Layers', 'LightCNN_29Layers', 'LightCNN_29Layers_v2')      # on the CPU: src/cpu/fused_mfm.py
 # published, images/s: (backbone, what, number of cards, images/s)
 ANCHORS = (('LightCNN_9Layers', 'Ascend 910', 1, 1219), ('LightCNN_9Layers', 'Ascend 910', 8, 4876),
