@@ -30,17 +30,18 @@ def main() -> None:
     """Do what the command line asks for."""
     args = parse()
     from src.deploy import exchange
-    from src.evaluation import write_report
+    from src.evaluation import score, write_report
     from src.protocols import protocol
+    from src.sources import source_of
     cfg = get_config(dataset_path=args.data_path and exchange.dataset_tree(args.data_path))
     if args.mat_files_path:
         cfg.lfw_pairs_mat_path = os.path.join(args.mat_files_path, 'lfw_pairs.mat')
         cfg.blufr_config_mat_path = os.path.join(args.mat_files_path, 'blufr_lfw_config.mat')
-    features_of = exchange.read_results(args.result_path, cfg)
+    source = source_of(*exchange.read_results(args.result_path, cfg))
     os.makedirs(args.out, exist_ok=True)
     scored = {}
     for name in ('lfw', 'blufr'):
-        scored[name] = protocol(name).score(cfg, features_of)
+        scored[name] = score(protocol(name), cfg, source)
         print(report.table(scored[name]))
         report.write_json(os.path.join(args.out, f'{name}.json'), scored[name].numbers)
     label = os.path.join(args.result_path, exchange.FEATURES)

@@ -29,6 +29,7 @@ from src.data.synthetic import faces_as_input  # noqa: E402
 from src.deploy import exchange  # noqa: E402
 from src.embedding import Network  # noqa: E402
 from src.protocols import protocol  # noqa: E402
+from src.protocols.protocol import in_order  # noqa: E402
 
 
 def latency(network, calls=30):
@@ -69,7 +70,7 @@ def in_cpp(mindir, cfg, network, work):
         subprocess.run([*command, *further], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         text = (work / 'time' / 'test_perform_static.txt').read_text()
         found[name] = float(re.search(r'p50: ([\d.]+)' if name == 'p50' else r'([\d.]+) images/s', text)[1])
-    features = exchange.read_results(str(work / 'result'), cfg)(protocol('lfw').images(cfg)[0])
+    features = in_order(*exchange.read_results(str(work / 'result'), cfg))(protocol('lfw').images(cfg)[0])
     return features, found['all'], found['p50']
 
 

@@ -1,13 +1,12 @@
 """What the C++ program reads and writes: a .bin for each distinct image with a manifest, a file of features with ids.
 
     write_inputs(cfg, face_format('lightcnn'), 48, 'preprocess_Result')       # manifest.tsv, 000000.bin, ...
-    features_of = read_results('result_Files', cfg)              # names -> (N, D), joined by id
+    features, ids = read_results('result_Files', cfg)            # (N, D), row i is the image ids[i]
 
 An id is an image's name without folder and extension; LFW and BLUFR list the same 13,233 images in two orders.
 """
 import hashlib
 import os
-from collections.abc import Callable
 
 import numpy as np
 from easydict import EasyDict as edict
@@ -20,7 +19,7 @@ from src.dataset import prefetch
 from src.deploy.metadata import taken_format
 from src.protocols.blufr import BLUFR
 from src.protocols.lfw import LFW
-from src.protocols.protocol import image_id, in_order
+from src.protocols.protocol import image_id
 
 MANIFEST = 'manifest.tsv'
 HEADER = '# lightcnn manifest 1'
@@ -113,8 +112,8 @@ def _read(file):
         return text.read()
 
 
-def read_results(result_dir: str, cfg: edict) -> Callable:
-    """Return a function names -> (N, D) features from the C++ program's result file.
+def read_results(result_dir: str, cfg: edict) -> tuple:
+    """Return (features (N, D), ids of their images) of the C++ program's result file.
 
     Raises FileNotFoundError or ValueError for a file that is cut off, holds a number that is none, or whose ids are
     not those of the lists.
@@ -129,7 +128,7 @@ def read_results(result_dir: str, cfg: edict) -> Callable:
         if names:
             raise ValueError(f"{file}: {len(names)} of {len(wanted)} results are {problem}: {', '.join(names[:3])}"
                              f"{' ...' if len(names) > 3 else ''}; preprocess and infer again")
-    return in_order(features, ids)
+    return features, ids
 
 
 def read_features(file: str) -> tuple:

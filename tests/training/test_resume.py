@@ -49,7 +49,7 @@ from src.device import set_up
 outputs = trainer.step_outputs
 def with_signal(*arguments):
     for row in outputs(*arguments):
-        if row.done == 2:
+        if row.done == 6:
             os.kill(os.getpid(), {number})
         yield row
 trainer.step_outputs = with_signal
@@ -59,12 +59,12 @@ trainer.train(get_config('quickstart', TINY[5:], {data!r}), set_up('CPU'), 'quic
 
 @pytest.mark.parametrize('number', [15, 2])
 def test_a_signal_saves_and_leaves_with_its_code(cfg, synthetic, tmp_path, number):
-    """The signal comes after step 2: the step under way is ended and saved, and the run goes on from it."""
+    """The signal comes after step 6: the step under way is ended and saved, and the run goes on from it."""
     code = SIGNALLED.format(path=[str(PROJECT), str(PROJECT / 'tests')], number=number, data=str(synthetic),
                             out=str(tmp_path))
     done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, timeout=300)
-    assert done.returncode == 128 + 15 and 'saved after 3 steps' in done.stdout, done.stderr
-    assert checkpoint.read_metadata(checkpoint.newest(str(tmp_path)))['step'] == 3
+    assert done.returncode == 128 + 15 and 'saved after 7 steps' in done.stdout, done.stderr
+    assert checkpoint.read_metadata(checkpoint.newest(str(tmp_path)))['step'] == 7
     assert run_in_process(cfg, tmp_path, resume='auto') == 12
 
 
